@@ -1,0 +1,181 @@
+"""What the core wants done. Store effects are committed first, in one transaction; the others follow in order."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from .events import Event
+from .model import Allocation, Container, ContainerSpec, Handle, Outcome, Report
+
+# Store effects.
+
+
+@frozen
+class Save:
+    container: Container
+
+
+@frozen
+class Forget:
+    container_id: str
+
+
+@frozen
+class SaveAllocation:
+    allocation: Allocation
+
+
+@frozen
+class ForgetAllocation:
+    allocation_id: str
+
+
+@frozen
+class Send:
+    """Put the report into the outbox, from where the heartbeat takes it."""
+
+    report: Report
+
+
+@frozen
+class Discard:
+    """The server has these reports."""
+
+    report_ids: tuple[int, ...]
+
+
+StoreEffect = Save | Forget | SaveAllocation | ForgetAllocation | Send | Discard
+
+
+# Effects on the world. Each ``op`` comes back in the event that answers it.
+
+
+@frozen
+class Start:
+    """Start a container and wait until it is usable: answered by Started or StartFailed."""
+
+    container_id: str
+    op: int
+    spec: ContainerSpec
+    gpus: tuple[str, ...] = ()
+
+
+@frozen
+class Adopt:
+    """Finish the start of a container that the driver already has: answered like Start."""
+
+    container_id: str
+    op: int
+    spec: ContainerSpec
+    handle: Handle
+
+
+@frozen
+class CancelStart:
+    """Stop the start ``op``: it is answered sooner, by Started or StartFailed."""
+
+    container_id: str
+    op: int
+
+
+@frozen
+class Watch:
+    """Tell of the container's exit (Exited) and of bad health (Unhealthy), until Unwatch."""
+
+    container_id: str
+    spec: ContainerSpec
+    handle: Handle
+
+
+@frozen
+class Unwatch:
+    container_id: str
+
+
+@frozen
+class Terminate:
+    """Ask the container to end by itself; its exit is told by the watch. Failure is only logged: a kill follows."""
+
+    container_id: str
+    handle: Handle
+
+
+@frozen
+class Kill:
+    """End everything of the container and release what it holds: answered by Killed or KillFailed."""
+
+    container_id: str
+    op: int
+    handle: Handle
+
+
+@frozen
+class KillOrphan:
+    """The driver has a container of this executor that is in no record: end it."""
+
+    handle: Handle
+
+
+@frozen
+class Alarm:
+    """Deliver ``event`` at ``at``."""
+
+    at: float
+    event: Event
+
+
+@frozen
+class Prepare:
+    allocation: Allocation
+
+
+@frozen
+class Run:
+    """Run it on its container: answered by Ended, after any number of Called."""
+
+    allocation: Allocation
+    handle: Handle
+    timeout_ms: int
+
+
+@frozen
+class CancelRun:
+    """End the run in the executor: answered by Ended."""
+
+    allocation_id: str
+
+
+@frozen
+class Finalize:
+    """Complete or abort its uploads: answered by Finalized."""
+
+    allocation: Allocation
+    outcome: Outcome
+
+
+@frozen
+class Deliver:
+    """Hand a child call's result to the run of ``allocation_id``."""
+
+    allocation_id: str
+    result: bytes
+
+
+WorldEffect = (
+    Start
+    | Adopt
+    | CancelStart
+    | Watch
+    | Unwatch
+    | Terminate
+    | Kill
+    | KillOrphan
+    | Alarm
+    | Prepare
+    | Run
+    | CancelRun
+    | Finalize
+    | Deliver
+)
+
+Effect = StoreEffect | WorldEffect

@@ -1,0 +1,408 @@
+"""The values the node decides on: containers, allocations, reports.
+
+Everything here is frozen and plain. Times are seconds on the node's monotonic clock unless a name says ``wall``;
+sizes are bytes. Enumerations carry the numbers of the wire, so that ``control.wire`` maps them by value.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from attrs import frozen
+
+
+class Kind(enum.Enum):
+    """What a container is for; decides its driver and its rules."""
+
+    FUNCTION = "function"
+    SANDBOX = "sandbox"
+
+
+class TerminationReason(enum.IntEnum):
+    """Why a container is dead (``ContainerTerminationReason`` of the wire)."""
+
+    UNKNOWN = 0
+    STARTUP_FAILED_INTERNAL_ERROR = 1
+    STARTUP_FAILED_FUNCTION_ERROR = 2
+    STARTUP_FAILED_FUNCTION_TIMEOUT = 3
+    UNHEALTHY = 4
+    INTERNAL_ERROR = 5
+    FUNCTION_TIMEOUT = 6
+    FUNCTION_CANCELLED = 7
+    OOM = 8
+    PROCESS_CRASH = 9
+    STARTUP_FAILED_BAD_IMAGE = 10
+
+
+class FailureReason(enum.IntEnum):
+    """Why an allocation failed (``AllocationFailureReason`` of the wire; 8 and 9 are the server's own)."""
+
+    UNKNOWN = 0
+    INTERNAL_ERROR = 1
+    FUNCTION_ERROR = 2
+    FUNCTION_TIMEOUT = 3
+    REQUEST_ERROR = 4
+    ALLOCATION_CANCELLED = 5
+    CONTAINER_TERMINATED = 6
+    OOM = 7
+    STARTUP_FAILED_INTERNAL_ERROR = 10
+    STARTUP_FAILED_FUNCTION_ERROR = 11
+    STARTUP_FAILED_FUNCTION_TIMEOUT = 12
+    STARTUP_FAILED_BAD_IMAGE = 13
+
+
+@frozen
+class FunctionRef:
+    """Names a function; ``version`` is None where the sender left it out."""
+
+    namespace: str | None = None
+    application: str | None = None
+    function: str | None = None
+    version: str | None = None
+
+
+@frozen
+class Gpus:
+    """A demand for ``count`` devices of one model (number of ``GPUModel``, None when unset)."""
+
+    count: int = 0
+    model: int | None = None
+
+
+@frozen
+class Resources:
+    """Limits of one container; None means unset."""
+
+    cpu_ms_per_sec: int | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    gpus: Gpus | None = None
+
+
+@frozen
+class Payload:
+    """A contiguous range of a blob (``DataPayload``); None means unset."""
+
+    uri: str | None = None
+    encoding: int | None = None
+    encoding_version: int | None = None
+    content_type: str | None = None
+    metadata_size: int | None = None
+    offset: int | None = None
+    size: int | None = None
+    sha256: str | None = None
+    source_function_call_id: str | None = None
+    id: str | None = None
+
+
+@frozen
+class NetworkPolicy:
+    """Egress rules of a sandbox; ``allow_internet`` None is read as true."""
+
+    allow_internet: bool | None = None
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
+
+
+@frozen
+class SandboxSpec:
+    """The sandbox part of a description. ``timeout_secs`` None or 0 means no limit."""
+
+    image: str | None = None
+    timeout_secs: int | None = None
+    entrypoint: tuple[str, ...] = ()
+    network_policy: NetworkPolicy | None = None
+    sandbox_id: str | None = None
+    snapshot_uri: str | None = None
+
+
+@frozen
+class ContainerSpec:
+    """What to run (``ContainerDescription``); kept as received, so that a full sync reports it unchanged."""
+
+    id: str
+    kind: Kind
+    function: FunctionRef | None = None
+    secret_names: tuple[str, ...] = ()
+    initialization_timeout_ms: int | None = None
+    application: Payload | None = None
+    resources: Resources | None = None
+    max_concurrency: int | None = None
+    allocation_timeout_ms: int | None = None
+    sandbox: SandboxSpec | None = None
+    pool_id: str | None = None
+
+    @property
+    def sandbox_id(self) -> str | None:
+        """The sandbox this container serves; None while it is a warm one of a pool."""
+        return self.sandbox.sandbox_id or None if self.sandbox else None
+
+    @property
+    def slots(self) -> int:
+        """How many allocations may run at once (the server's default is 1)."""
+        return max(1, self.max_concurrency or 1)
+
+
+@frozen
+class Handle:
+    """What a driver needs to find a container again, also after a restart of the node.
+
+    ``id`` is unique among the driver's containers of all time (a pid with its start time, an engine id), so that a
+    late message about an earlier life cannot be taken for this one. ``opaque`` belongs to the driver alone.
+    Addresses are ``host:port``.
+    """
+
+    driver: str
+    id: str
+    daemon_address: str | None = None
+    http_address: str | None = None
+    ip: str | None = None
+    opaque: str = ""
+
+
+@frozen
+class ExitStatus:
+    """How a container ended: a code, or a signal, or neither when nobody could tell."""
+
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+
+
+@frozen
+class Starting:
+    """The driver was told to start (or to take over) and has not answered; ``since`` is when the command came."""
+
+    since: float
+
+
+@frozen
+class Aborting:
+    """Its removal was ordered while the start is under way; whatever the start yields is killed."""
+
+    reason: TerminationReason
+    since: float
+
+
+@frozen
+class Running:
+    """Usable: the process is up and answered that it is healthy."""
+
+    handle: Handle
+    since: float
+
+
+@frozen
+class Stopping:
+    """Told to stop; killed at ``kill_at`` if it has not ended by itself."""
+
+    handle: Handle
+    reason: TerminationReason
+    kill_at: float
+
+
+@frozen
+class Killing:
+    """A kill is under way or will be tried again at ``retry_at``; ``attempt`` counts from 1."""
+
+    handle: Handle
+    reason: TerminationReason
+    attempt: int = 1
+    retry_at: float | None = None
+
+
+@frozen
+class Terminated:
+    """Dead, nothing of it is left on the host. Kept until the server removes it, or for a while after it knows."""
+
+    reason: TerminationReason
+    at: float
+
+
+State = Starting | Aborting | Running | Stopping | Killing | Terminated
+
+
+@frozen
+class Container:
+    """One container from its AddContainer to the moment it is forgotten.
+
+    ``op`` numbers the driver operation that was ordered last: the result of an older one is late.
+    ``claimed_at`` is when its sandbox's lifetime began. ``removal_ordered`` says that the server sent RemoveContainer.
+    ``gpus`` are the devices it holds until it is dead.
+    """
+
+    spec: ContainerSpec
+    state: State
+    op: int = 0
+    claimed_at: float | None = None
+    removal_ordered: bool = False
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the sandbox's lifetime is over; None if it has no limit or is not claimed."""
+        if self.claimed_at is None or self.spec.sandbox is None or not self.spec.sandbox.timeout_secs:
+            return None
+        return self.claimed_at + self.spec.sandbox.timeout_secs
+
+
+@frozen
+class AllocationSpec:
+    """One attempt to run one function call (``Allocation``), as received."""
+
+    id: str
+    container_id: str
+    function: FunctionRef
+    function_call_id: str
+    request_id: str
+    args: tuple[Payload, ...] = ()
+    request_data_prefix: str = ""
+    request_error_prefix: str = ""
+    metadata: bytes = b""
+    replay_mode: int | None = None
+    last_event_clock: int | None = None
+
+
+@frozen
+class Completed:
+    """An allocation's success. ``value`` and ``updates`` exclude one another; ``updates`` is an encoded
+    ``ExecutionPlanUpdates``, opaque to the core."""
+
+    value: Payload | None = None
+    updates: bytes | None = None
+    duration_ms: int | None = None
+
+
+@frozen
+class Failed:
+    """An allocation's failure. ``blame_container`` reports its container as dead with it."""
+
+    reason: FailureReason
+    request_error: Payload | None = None
+    duration_ms: int | None = None
+    blame_container: bool = False
+
+
+Outcome = Completed | Failed
+
+
+@frozen
+class Preparing:
+    """Its inputs are being made readable."""
+
+    since: float
+
+
+@frozen
+class Waiting:
+    """Prepared; waits for its container or for a slot in it."""
+
+    since: float
+
+
+@frozen
+class Executing:
+    """Handed to the function executor."""
+
+    since: float
+
+
+@frozen
+class Cancelling:
+    """Told to stop; ``reason`` is reported unless the run had ended by itself."""
+
+    reason: FailureReason
+
+
+@frozen
+class Finalizing:
+    """Its outcome is known; uploads are being completed or aborted before it is reported."""
+
+    outcome: Outcome
+
+
+AllocationState = Preparing | Waiting | Executing | Cancelling | Finalizing
+
+
+@frozen
+class Allocation:
+    """One accepted allocation, until its outcome is in the outbox."""
+
+    spec: AllocationSpec
+    state: AllocationState
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+
+@frozen
+class ContainerStarted:
+    container_id: str
+
+
+@frozen
+class ContainerTerminated:
+    container_id: str
+    reason: TerminationReason
+
+
+@frozen
+class AllocationScheduled:
+    allocation_id: str
+    seq: int
+
+
+@frozen
+class SnapshotCompleted:
+    container_id: str
+    snapshot_id: str
+    snapshot_uri: str
+    size_bytes: int
+
+
+@frozen
+class SnapshotFailed:
+    container_id: str
+    snapshot_id: str
+    message: str
+
+
+@frozen
+class AllocationEnded:
+    """The one outcome of an allocation. ``container_id`` is set only when that container is dead or unknown here."""
+
+    spec: AllocationSpec
+    outcome: Outcome
+    container_id: str | None = None
+
+
+@frozen
+class FunctionCalled:
+    """A running allocation calls other functions; ``request`` is an encoded ``FunctionCallRequest``."""
+
+    allocation_id: str
+    request: bytes
+
+
+ReportBody = (
+    ContainerStarted
+    | ContainerTerminated
+    | AllocationScheduled
+    | SnapshotCompleted
+    | SnapshotFailed
+    | AllocationEnded
+    | FunctionCalled
+)
+
+
+@frozen
+class Report:
+    """Something the server must learn. ``id`` grows with every report of this node's store, across restarts."""
+
+    id: int
+    body: ReportBody

@@ -1,0 +1,108 @@
+"""The interface between the node and whatever runs containers.
+
+A driver's methods are coroutines on Deferreds, callable at the same time for different containers, and never block
+the reactor. A driver that is blocking by nature (an engine's client library, LVM) implements ``BlockingDriver`` and is
+wrapped by ``drivers.threaded``. A driver knows nothing of the core's states; it only does what it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy, Resources
+
+
+class DriverError(Exception):
+    """An operation failed for a reason that is the platform's."""
+
+
+class ImageError(DriverError):
+    """The image is wrong or missing: trying again with the same order cannot help."""
+
+
+class PolicyRefused(DriverError):
+    """The order carries a network policy that this driver cannot enforce here."""
+
+
+class PortRefused(DriverError):
+    """The proxy may not reach this port of the container."""
+
+
+@frozen
+class StartOrder:
+    """All that a driver needs to start one container.
+
+    ``argv`` is the user's entrypoint for a sandbox (may be empty; the daemon starts it) and the function executor's
+    command line, without its address, for a function. ``labels`` travel with the container where the driver can keep
+    them; executor id and container id can always be read back from ``list_containers``.
+    """
+
+    container_id: str
+    executor_id: str
+    kind: Kind
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(factory=dict)
+    image: str | None = None
+    resources: Resources = Resources()
+    gpus: tuple[str, ...] = ()
+    network_policy: NetworkPolicy | None = None
+    labels: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class Listed:
+    """A container the driver has, running or not, whoever started it."""
+
+    container_id: str
+    executor_id: str
+    kind: Kind
+    handle: Handle
+    alive: bool
+
+
+class Driver(Protocol):
+    """See the module's text. Every coroutine raises DriverError with a sentence that names what failed and where."""
+
+    @property
+    def name(self) -> str:
+        """The ``type`` of the configuration; also ``Handle.driver``."""
+
+    def enforces_policies(self) -> bool:
+        """Whether a sandbox with a network policy can be started at all."""
+
+    async def open(self) -> None:
+        """Check and set up what the driver needs on this host; raises DriverError to end the start of the node."""
+
+    async def close(self) -> None:
+        """Release what ``open`` took. Containers go on, unless the driver says they die with the node."""
+
+    async def start(self, order: StartOrder) -> Handle:
+        """Start the container's process. On failure and on cancellation nothing of it is left behind.
+
+        Returning means that the process runs, not that it is ready. Raises ImageError, PolicyRefused, DriverError.
+        """
+
+    async def terminate(self, handle: Handle) -> None:
+        """Ask it to end by itself (SIGTERM to its first process); an ended or unknown one is no error."""
+
+    async def kill(self, handle: Handle) -> None:
+        """End the whole tree and release everything. Idempotent; when it returns nothing of it is left."""
+
+    async def inspect(self, handle: Handle) -> ExitStatus | None:
+        """None while it runs; else how it ended (an empty status when it is unknown or nobody can tell)."""
+
+    async def list_containers(self) -> Sequence[Listed]:
+        """All containers this driver can see, those of other executors included."""
+
+    async def logs(self, handle: Handle, lines: int) -> str:
+        """The last lines of its own output, decoded with replacement; empty when there are none."""
+
+    def watch(self, handle: Handle, exited: Callable[[ExitStatus], None]) -> Callable[[], None]:
+        """Call ``exited`` once, in the reactor's thread, when it ends (soon, if it already has). Returns a function
+        that stops the watch."""
+
+    async def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
+        """Where the proxy reaches ``port`` of the container. 9501 is the daemon's HTTP API. Raises PortRefused."""

@@ -1,0 +1,121 @@
+"""The reactor of the process and the only bridges between Twisted and the rest of the world.
+
+``Deferred.fromFuture`` passes asyncio's CancelledError on as it is; it is no ``Exception``, so ``addTimeout`` and
+``except Exception`` do not see it. ``from_asyncio`` translates it. ``deferToThread`` drops context variables, which
+carry the log context; ``Pool.run`` keeps them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def install() -> None:
+    """Install the asyncio reactor, on uvloop where it is installed and asked for. Harmless when it is there already;
+    RuntimeError when another reactor is."""
+    import os
+
+    from twisted.internet import asyncioreactor
+
+    if "twisted.internet.reactor" in sys.modules:
+        from twisted.internet import reactor
+
+        if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
+            raise RuntimeError(
+                f"the asyncio reactor is needed, but {type(reactor).__name__} is installed already; "
+                "start with --reactor=asyncio or leave the option out"
+            )
+        return
+    loop: asyncio.AbstractEventLoop
+    if os.environ.get("INDEXIFY_UVLOOP") == "1":
+        import uvloop
+
+        loop = uvloop.new_event_loop()
+    else:
+        loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    asyncioreactor.install(loop)
+
+
+def from_asyncio(work: Coroutine[Any, Any, T] | Awaitable[T]) -> Deferred[T]:
+    """Run an asyncio coroutine or awaitable on the reactor's loop. Cancelling the Deferred cancels the task; a
+    cancelled task errs back with Twisted's CancelledError. The caller owns the Deferred."""
+    future: asyncio.Future[T] = asyncio.ensure_future(work)
+
+    def translate(failure: Failure) -> Failure:
+        if failure.check(asyncio.CancelledError):
+            return Failure(CancelledError())
+        return failure
+
+    deferred: Deferred[T] = Deferred(lambda _: future.cancel())
+
+    def done(future: asyncio.Future[T]) -> None:
+        if deferred.called:
+            if not future.cancelled():
+                future.exception()
+            return
+        if future.cancelled():
+            deferred.errback(Failure(CancelledError()))
+            return
+        error = future.exception()
+        if error is None:
+            deferred.callback(future.result())
+        else:
+            deferred.errback(Failure(error))
+
+    future.add_done_callback(done)
+    deferred.addErrback(translate)
+    return deferred
+
+
+def to_asyncio(work: Deferred[T]) -> asyncio.Future[T]:
+    """Await a Deferred from an asyncio coroutine; cancelling the future cancels the Deferred."""
+    return work.asFuture(asyncio.get_event_loop())
+
+
+class Pool:
+    """A bounded thread pool of one owner. Calls queue when all its threads are busy; a hung call takes one thread of
+    this pool and nothing else."""
+
+    def __init__(self, reactor: Any, name: str, size: int) -> None:
+        self._reactor = reactor
+        self._threads = ThreadPool(0, size, name)
+        self._started = False
+
+    def start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._threads.start()
+
+    def stop(self) -> None:
+        """Let queued calls finish and join the threads; blocks until they are done."""
+        if self._started:
+            self._started = False
+            self._threads.stop()
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run ``call`` in a thread with the caller's context variables. Cancelling the Deferred gives the answer up;
+        the call itself goes on, because a thread cannot be stopped."""
+        deferred: Deferred[T] = Deferred()
+        context = contextvars.copy_context()
+
+        def finished(success: bool, result: Any) -> None:
+            self._reactor.callFromThread(settle, success, result)
+
+        def settle(success: bool, result: Any) -> None:
+            if not deferred.called:
+                (deferred.callback if success else deferred.errback)(result)
+
+        self._threads.callInThreadWithCallback(finished, context.run, call, *args, **kwargs)
+        return deferred
