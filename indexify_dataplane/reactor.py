@@ -58,7 +58,10 @@ def from_asyncio(work: Coroutine[Any, Any, T] | Awaitable[T]) -> Deferred[T]:
             return Failure(CancelledError())
         return failure
 
-    deferred: Deferred[T] = Deferred(lambda _: future.cancel())
+    def cancel(_: Deferred[Any]) -> None:
+        future.cancel()
+
+    deferred: Deferred[T] = Deferred(cancel)
 
     def done(future: asyncio.Future[T]) -> None:
         if deferred.called:
@@ -117,5 +120,5 @@ class Pool:
             if not deferred.called:
                 (deferred.callback if success else deferred.errback)(result)
 
-        self._threads.callInThreadWithCallback(finished, context.run, call, *args, **kwargs)
+        self._threads.callInThreadWithCallback(finished, lambda: context.run(call, *args, **kwargs))
         return deferred
