@@ -213,10 +213,14 @@ class Killing:
 
 @frozen
 class Terminated:
-    """Dead, nothing of it is left on the host. Kept until the server removes it, or for a while after it knows."""
+    """Dead, nothing of it is left on the host. Kept until the server removes it, or for a while after it knows.
+
+    ``report`` is the id of the report that tells the server, None once the server has it.
+    """
 
     reason: TerminationReason
     at: float
+    report: int | None = None
 
 
 State = Starting | Aborting | Running | Stopping | Killing | Terminated
@@ -228,7 +232,9 @@ class Container:
 
     ``op`` numbers the driver operation that was ordered last: the result of an older one is late.
     ``claimed_at`` is when its sandbox's lifetime began. ``removal_ordered`` says that the server sent RemoveContainer.
-    ``gpus`` are the devices it holds until it is dead.
+    ``gpus`` are the devices it holds until it is dead. ``stop_by`` is when it is stopped if the server, which was told
+    that its snapshot failed, does not remove it before. ``successor`` is what to start under the same id once the
+    server knows that this life is over.
     """
 
     spec: ContainerSpec
@@ -237,10 +243,20 @@ class Container:
     claimed_at: float | None = None
     removal_ordered: bool = False
     gpus: tuple[str, ...] = ()
+    stop_by: float | None = None
+    successor: ContainerSpec | None = None
 
     @property
     def id(self) -> str:
         return self.spec.id
+
+    @property
+    def handle(self) -> Handle | None:
+        """Where its process is, in the states that have one."""
+        match self.state:
+            case Running(handle) | Stopping(handle) | Killing(handle):
+                return handle
+        return None
 
     @property
     def expires_at(self) -> float | None:
@@ -325,7 +341,14 @@ class Finalizing:
     outcome: Outcome
 
 
-AllocationState = Preparing | Waiting | Executing | Cancelling | Finalizing
+@frozen
+class Done:
+    """Its outcome is in the outbox as report ``report``."""
+
+    report: int
+
+
+AllocationState = Preparing | Waiting | Executing | Cancelling | Finalizing | Done
 
 
 @frozen

@@ -1,0 +1,321 @@
+"""The life of a container, function or sandbox alike.
+
+    AddContainer ─▶ Starting ─▶ Running ─▶ Stopping ─▶ Killing ─▶ Terminated ─▶ (forgotten)
+                       │           └──── died, unhealthy ──▲
+                       └▶ Aborting ─ started late ─────────┘   (start failed ─▶ Terminated)
+
+A start that is under way is never abandoned: a removal makes it Aborting, and only the driver's answer, whatever it
+is, ends that state. So a record exists as long as something may be alive, and a late result always finds its record.
+Interleaving: RemoveContainer, CancelStart, Started (the driver was faster) -> Aborting + Started -> Killing.
+"""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from . import allocations, gpus
+from .effects import Adopt, CancelStart, Kill, KillOrphan, Start, Terminate, Unwatch, Watch
+from .events import Due, Exited, Killed, KillFailed, SnapshotContainer, Started, StartFailed, Unhealthy
+from .model import (
+    Aborting,
+    Container,
+    ContainerSpec,
+    ContainerStarted,
+    ContainerTerminated,
+    ExitStatus,
+    Handle,
+    Killing,
+    Kind,
+    Running,
+    SandboxSpec,
+    SnapshotFailed,
+    Starting,
+    Stopping,
+    Terminated,
+    TerminationReason,
+)
+from .node import ContainerWaits, Node
+from .turn import Turn
+
+Reason = TerminationReason
+
+
+def add(turn: Turn, spec: ContainerSpec) -> None:
+    """AddContainer. The server repeats it for every container it believes to be starting, and after a full sync."""
+    container = turn.node.containers.get(spec.id)
+    if container is None:
+        begin(turn, spec)
+        return
+    match container.state:
+        case Starting() | Running():
+            if spec.sandbox is not None and container.spec.kind is Kind.SANDBOX:
+                redescribe(turn, container, spec.sandbox)
+        case Terminated(reason, _, report):
+            # A repeat that crossed with our report. Once the server has that report, it must have lost it again.
+            if report is None:
+                number = turn.report(ContainerTerminated(container.id, reason), ContainerWaits(container.id))
+                turn.put(evolve(container, state=evolve(container.state, report=number)))
+        case Aborting() | Stopping() | Killing():
+            if container.removal_ordered:
+                turn.put(evolve(container, successor=spec))
+
+
+def begin(turn: Turn, spec: ContainerSpec) -> None:
+    """Start a container that is not here, or refuse it with a report."""
+    if refusal(turn.node, spec) is not None:
+        turn.report(ContainerTerminated(spec.id, Reason.STARTUP_FAILED_INTERNAL_ERROR))
+        return
+    held = gpus.take(turn, spec)
+    op = turn.next_op()
+    claimed_at = turn.now if spec.sandbox_id is not None else None
+    container = turn.put(Container(spec, Starting(turn.now), op=op, claimed_at=claimed_at, gpus=held))
+    turn.do(Start(spec.id, op, spec, held))
+    _set_expiry_alarm(turn, container)
+
+
+def refusal(node: Node, spec: ContainerSpec) -> str | None:
+    """Why this node will not start ``spec``, in words for the log; None if it will."""
+    rules = node.rules
+    driver = rules.drivers.get(spec.kind)
+    if node.draining:
+        return "the node is being drained"
+    if driver is None:
+        return f"this node runs no {spec.kind.value} containers"
+    if spec.kind is Kind.FUNCTION and not rules.allows(spec.function):
+        return "the function is not in this node's allow-list"
+    if spec.sandbox is not None and spec.sandbox.network_policy is not None and not driver.enforces_policies:
+        return "the driver cannot enforce a network policy here"
+    if gpus.wanted(spec) > len(node.free_gpus):
+        return f"{gpus.wanted(spec)} GPUs are asked for, {len(node.free_gpus)} are free"
+    if spec.sandbox_id is not None:
+        other = node.sandboxes.get(spec.sandbox_id)
+        if other is not None and other != spec.id and _is_live(node.containers[other]):
+            return f"sandbox {spec.sandbox_id} is served by container {other} already"
+    return None
+
+
+def _is_live(container: Container) -> bool:
+    return not isinstance(container.state, Terminated)
+
+
+def remove(turn: Turn, container_id: str) -> None:
+    """RemoveContainer. Sandboxes get their grace, functions are killed at once."""
+    container = turn.node.containers.get(container_id)
+    if container is None:
+        return
+    if isinstance(container.state, Terminated):
+        turn.forget(container)
+        return
+    container = turn.put(evolve(container, removal_ordered=True, successor=None))
+    end(turn, container, Reason.FUNCTION_CANCELLED)
+
+
+def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
+    """Bring a container down for ``reason``, unless it is going down already."""
+    match container.state:
+        case Starting():
+            turn.put(evolve(container, state=Aborting(reason, turn.now)))
+            turn.do(CancelStart(container.id, container.op))
+            allocations.container_lost(turn, container.id, reason)
+        case Running(handle):
+            if container.spec.kind is Kind.FUNCTION:
+                kill(turn, container, handle, reason)
+                return
+            kill_at = turn.now + turn.node.rules.stop_grace
+            turn.put(evolve(container, state=Stopping(handle, reason, kill_at)))
+            turn.do(Terminate(container.id, handle))
+            turn.alarm(kill_at, Due(container.id))
+
+
+def kill(turn: Turn, container: Container, handle: Handle, reason: TerminationReason) -> None:
+    """End its whole tree. Also for one that is dead by itself: only then is all that it held released."""
+    op = turn.next_op()
+    turn.put(evolve(container, state=Killing(handle, reason), op=op))
+    turn.do(Unwatch(container.id))
+    turn.do(Kill(container.id, op, handle))
+    allocations.container_lost(turn, container.id, reason)
+
+
+def update(turn: Turn, container_id: str, sandbox: SandboxSpec | None) -> None:
+    """UpdateContainerDescription: a claim, or (after every sandbox start) a repeat without a change."""
+    container = turn.node.containers.get(container_id)
+    if container is not None and sandbox is not None and container.spec.kind is Kind.SANDBOX:
+        redescribe(turn, container, sandbox)
+
+
+def redescribe(turn: Turn, container: Container, sandbox: SandboxSpec) -> None:
+    """Replace the sandbox part of a description. From no sandbox id to one is a claim and is answered."""
+    if sandbox == container.spec.sandbox or not isinstance(container.state, Starting | Running):
+        return
+    before = container.spec.sandbox
+    claim = container.spec.sandbox_id is None and bool(sandbox.sandbox_id)
+    policy = sandbox.network_policy
+    container = evolve(container, spec=evolve(container.spec, sandbox=sandbox))
+    if claim:
+        container = evolve(container, claimed_at=turn.now)
+    turn.put(container)
+    driver = turn.node.rules.drivers.get(Kind.SANDBOX)
+    changed = policy is not None and policy != (before.network_policy if before else None)
+    if changed and not (driver and driver.enforces_policies):
+        # A policy that cannot be in force means no sandbox, as at a start.
+        end(turn, container, Reason.STARTUP_FAILED_INTERNAL_ERROR)
+        return
+    if claim and isinstance(container.state, Running):
+        turn.report(ContainerStarted(container.id))
+    _set_expiry_alarm(turn, container)
+
+
+def snapshot(turn: Turn, order: SnapshotContainer) -> None:
+    """SnapshotContainer, answered with a failure: no driver here takes snapshots. The server ends the sandbox on it;
+    should its removal get lost, the sandbox ends by itself."""
+    container = turn.node.containers.get(order.container_id)
+    if container is None:
+        message = "container not found"
+    elif not isinstance(container.state, Running):
+        message = "container not in running state"
+    else:
+        message = "snapshots not configured on this dataplane"
+        if container.stop_by is None:
+            stop_by = turn.now + turn.node.rules.abandoned_grace
+            turn.put(evolve(container, stop_by=stop_by))
+            turn.alarm(stop_by, Due(container.id))
+    turn.report(SnapshotFailed(order.container_id, order.snapshot_id, message))
+
+
+def started(turn: Turn, event: Started) -> None:
+    container = turn.node.containers.get(event.container_id)
+    if container is None or container.op != event.op:
+        turn.do(KillOrphan(event.handle))
+        return
+    match container.state:
+        case Starting():
+            container = turn.put(evolve(container, state=Running(event.handle, turn.now)))
+            turn.do(Watch(container.id, container.spec, event.handle))
+            turn.report(ContainerStarted(container.id))
+            due(turn, container.id)
+            allocations.container_running(turn, container.id)
+        case Aborting(reason):
+            kill(turn, container, event.handle, reason)
+        case _:
+            turn.do(KillOrphan(event.handle))
+
+
+def start_failed(turn: Turn, event: StartFailed) -> None:
+    container = turn.node.containers.get(event.container_id)
+    if container is None or container.op != event.op:
+        return
+    match container.state:
+        case Starting():
+            terminated(turn, container, event.reason)
+        case Aborting(reason):
+            terminated(turn, container, reason)
+
+
+def killed(turn: Turn, event: Killed) -> None:
+    container = turn.node.containers.get(event.container_id)
+    if container is not None and container.op == event.op and isinstance(container.state, Killing):
+        terminated(turn, container, container.state.reason)
+
+
+def kill_failed(turn: Turn, event: KillFailed) -> None:
+    """A kill is tried until it succeeds: what cannot be killed is not reported as dead."""
+    container = turn.node.containers.get(event.container_id)
+    if container is None or container.op != event.op or not isinstance(container.state, Killing):
+        return
+    rules = turn.node.rules
+    wait = min(rules.kill_retry_most, rules.kill_retry_first * 2 ** min(container.state.attempt - 1, 16))
+    retry_at = turn.now + wait
+    turn.put(evolve(container, state=evolve(container.state, attempt=container.state.attempt + 1, retry_at=retry_at)))
+    turn.alarm(retry_at, Due(container.id))
+
+
+def exited(turn: Turn, event: Exited) -> None:
+    container = turn.node.containers.get(event.container_id)
+    if container is None or container.handle is None or container.handle.id != event.handle_id:
+        return
+    match container.state:
+        case Running(handle):
+            kill(turn, container, handle, reason_of_exit(container.spec.kind, event.status))
+        case Stopping(handle, reason):
+            kill(turn, container, handle, reason)
+
+
+def unhealthy(turn: Turn, event: Unhealthy) -> None:
+    container = turn.node.containers.get(event.container_id)
+    if container is None or not isinstance(container.state, Running) or container.state.handle.id != event.handle_id:
+        return
+    kill(turn, container, container.state.handle, Reason.UNHEALTHY)
+
+
+def due(turn: Turn, container_id: str) -> None:
+    """Whatever time has brought about for this container. Early and repeated alarms are harmless."""
+    container = turn.node.containers.get(container_id)
+    if container is None:
+        return
+    now = turn.now
+    match container.state:
+        case Running():
+            if container.expires_at is not None and now >= container.expires_at:
+                end(turn, container, Reason.FUNCTION_TIMEOUT)
+            elif container.stop_by is not None and now >= container.stop_by:
+                end(turn, container, Reason.FUNCTION_CANCELLED)
+        case Stopping(handle, reason, kill_at) if now >= kill_at:
+            kill(turn, container, handle, reason)
+        case Killing(handle, _, _, retry_at) if retry_at is not None and now >= retry_at:
+            op = turn.next_op()
+            turn.put(evolve(container, state=evolve(container.state, retry_at=None), op=op))
+            turn.do(Kill(container.id, op, handle))
+        case Terminated(_, at, report) if report is None and now >= at + turn.node.rules.forget_after:
+            turn.forget(container)
+
+
+def terminated(turn: Turn, container: Container, reason: TerminationReason) -> None:
+    """The end: reported exactly once, after everything is gone. One whose removal was ordered is not kept: in a full
+    sync the server would read it as a failure of its allocations."""
+    number = turn.report(ContainerTerminated(container.id, reason), ContainerWaits(container.id))
+    gpus.give_back(turn, container.gpus)
+    container = evolve(container, state=Terminated(reason, turn.now, number), gpus=())
+    turn.put(container)
+    allocations.container_lost(turn, container.id, reason)
+    if container.removal_ordered and container.successor is None:
+        turn.forget(container)
+
+
+def delivered(turn: Turn, container_id: str, report: int) -> None:
+    """The server knows that this container is dead."""
+    container = turn.node.containers.get(container_id)
+    if container is None or not isinstance(container.state, Terminated) or container.state.report != report:
+        return
+    if container.successor is not None:
+        turn.forget(container)
+        begin(turn, container.successor)
+        return
+    turn.put(evolve(container, state=evolve(container.state, report=None)))
+    turn.alarm(max(turn.now, container.state.at + turn.node.rules.forget_after), Due(container.id))
+
+
+def adopt(turn: Turn, container: Container, handle: Handle) -> None:
+    """Finish the start of a container that the driver already has."""
+    op = turn.next_op()
+    turn.put(evolve(container, op=op))
+    turn.do(Adopt(container.id, op, container.spec, handle))
+
+
+def reason_of_exit(kind: Kind, status: ExitStatus) -> TerminationReason:
+    """What an exit that nobody ordered means. A sandbox's daemon ends with 0 only when it was told to end."""
+    if status.oom:
+        return Reason.OOM
+    if kind is Kind.FUNCTION:
+        return Reason.PROCESS_CRASH
+    if status.code == 0:
+        return Reason.FUNCTION_TIMEOUT
+    if status.code == 143 or status.signal == 15:
+        return Reason.FUNCTION_CANCELLED
+    if status.code is None and status.signal is None:
+        return Reason.UNKNOWN
+    return Reason.PROCESS_CRASH
+
+
+def _set_expiry_alarm(turn: Turn, container: Container) -> None:
+    if container.expires_at is not None:
+        turn.alarm(container.expires_at, Due(container.id))

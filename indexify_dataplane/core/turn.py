@@ -1,0 +1,89 @@
+"""The scratch pad of one step: the next node value and the effects so far. It never leaves ``step``."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from .effects import Alarm, Effect, Forget, ForgetAllocation, Save, SaveAllocation, Send
+from .events import Event
+from .model import Allocation, Container, Report, ReportBody
+from .node import Node, Waiter
+
+
+class Turn:
+    """Collects what one event changes. Everything written is saved by an effect of the same step."""
+
+    def __init__(self, node: Node, now: float) -> None:
+        self.node = node
+        self.now = now
+        self.effects: list[Effect] = []
+
+    def do(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def alarm(self, at: float, event: Event) -> None:
+        self.effects.append(Alarm(at, event))
+
+    def next_op(self) -> int:
+        op = self.node.next_op
+        self.node = evolve(self.node, next_op=op + 1)
+        return op
+
+    def report(self, body: ReportBody, waiter: Waiter | None = None) -> int:
+        """Put a report into the outbox; ``waiter`` hears of its delivery."""
+        node = self.node
+        number = node.next_report
+        waiting = node.unacknowledged if waiter is None else node.unacknowledged.set(number, waiter)
+        self.node = evolve(node, next_report=number + 1, unacknowledged=waiting)
+        self.effects.append(Send(Report(number, body)))
+        return number
+
+    def put(self, container: Container) -> Container:
+        """Store a container and keep the index of sandboxes true."""
+        node = self.node
+        old = node.containers.get(container.id)
+        sandboxes = node.sandboxes
+        before, after = old.spec.sandbox_id if old else None, container.spec.sandbox_id
+        if before is not None and before != after and sandboxes.get(before) == container.id:
+            sandboxes = sandboxes.delete(before)
+        if after is not None and sandboxes.get(after) != container.id:
+            sandboxes = sandboxes.set(after, container.id)
+        self.node = evolve(node, containers=node.containers.set(container.id, container), sandboxes=sandboxes)
+        self.effects.append(Save(container))
+        return container
+
+    def forget(self, container: Container) -> None:
+        node = self.node
+        sandboxes = node.sandboxes
+        sandbox_id = container.spec.sandbox_id
+        if sandbox_id is not None and sandboxes.get(sandbox_id) == container.id:
+            sandboxes = sandboxes.delete(sandbox_id)
+        self.node = evolve(node, containers=node.containers.delete(container.id), sandboxes=sandboxes)
+        self.effects.append(Forget(container.id))
+
+    def put_allocation(self, allocation: Allocation, save: bool = False) -> None:
+        """Keep an allocation. Only its acceptance and its outcome are stored: what lies between dies with the node."""
+        node = self.node
+        container_id = allocation.spec.container_id
+        assigned = node.assigned
+        if allocation.id not in node.allocations:
+            assigned = assigned.set(container_id, assigned.get(container_id, frozenset()) | {allocation.id})
+        self.node = evolve(node, allocations=node.allocations.set(allocation.id, allocation), assigned=assigned)
+        if save:
+            self.effects.append(SaveAllocation(allocation))
+
+    def drop_allocation(self, allocation: Allocation) -> None:
+        """Take a finished allocation out of the working set; its stored row stays until the outcome is delivered."""
+        node = self.node
+        container_id = allocation.spec.container_id
+        rest = node.assigned.get(container_id, frozenset()) - {allocation.id}
+        assigned = node.assigned.set(container_id, rest) if rest else node.assigned
+        if not rest and container_id in assigned:
+            assigned = assigned.delete(container_id)
+        self.node = evolve(node, allocations=node.allocations.delete(allocation.id), assigned=assigned)
+
+    def put_done(self, done: Allocation) -> None:
+        self.effects.append(SaveAllocation(done))
+
+    def forget_allocation(self, allocation_id: str) -> None:
+        self.effects.append(ForgetAllocation(allocation_id))
