@@ -1,0 +1,159 @@
+"""What to do with the records of an earlier life of this node, given what its drivers still have.
+
+The record is written before the driver acts and the driver marks a container before it exists, so:
+
+    record        driver has it alive      driver has its remains      driver knows nothing
+    Starting      finish the start         kill, start failed          start it (a function that dies with its node
+                                                                       may have run its constructor: dead)
+    Aborting      kill                     kill                        dead
+    Running       keep                     keep; its exit is told      dead, reason unknown
+    Stopping      go on stopping           go on; its exit is told     dead, with the reason it was stopped for
+    Killing       kill again               kill again                  kill again (idempotent)
+    no record     an orphan: kill          kill                        -
+
+Only containers that carry this node's executor id (or the one it had before) are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from attrs import evolve, frozen
+
+from . import containers
+from .effects import Adopt, Effect, Finalize, KillOrphan, Start, Terminate, Watch
+from .events import Due
+from .model import (
+    Aborting,
+    Allocation,
+    Container,
+    Done,
+    Failed,
+    FailureReason,
+    Finalizing,
+    Handle,
+    Killing,
+    Kind,
+    Running,
+    Starting,
+    Stopping,
+    Terminated,
+    TerminationReason,
+)
+from .node import AllocationWaits, ContainerWaits, Node
+from .turn import Turn
+
+Reason = TerminationReason
+
+
+@frozen
+class Present:
+    """A container that a driver has: its id, the executor that started it, where it is, and whether it runs."""
+
+    container_id: str
+    executor_id: str
+    handle: Handle
+    alive: bool
+
+
+def recover(
+    node: Node,
+    records: Iterable[Container],
+    allocation_rows: Iterable[Allocation],
+    undelivered: Collection[int],
+    present: Iterable[Present],
+    now: float,
+    earlier_executor_ids: Collection[str] = (),
+) -> tuple[Node, tuple[Effect, ...]]:
+    """Rebuild ``node`` (empty but for its rules, GPUs and counters). ``undelivered``: ids of the reports in the outbox.
+
+    ``earlier_executor_ids``: ids this node had under another configuration; their containers are stopped and reported.
+    """
+    mine = {node.executor_id, *earlier_executor_ids}
+    found = {each.container_id: each for each in present if each.executor_id in mine}
+    turn = Turn(node, now)
+    for container in records:
+        taken = set(container.gpus)
+        turn.node = evolve(turn.node, free_gpus=tuple(gpu for gpu in turn.node.free_gpus if gpu not in taken))
+        _container(turn, container, found.pop(container.id, None), undelivered)
+    for orphan in found.values():
+        turn.do(KillOrphan(orphan.handle))
+    for allocation in allocation_rows:
+        _allocation(turn, allocation, undelivered)
+    if earlier_executor_ids:
+        for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
+            containers.end(turn, container, Reason.FUNCTION_CANCELLED)
+    return turn.node, tuple(turn.effects)
+
+
+def _container(turn: Turn, container: Container, present: Present | None, undelivered: Collection[int]) -> None:
+    driver = turn.node.rules.drivers.get(container.spec.kind)
+    dies_with_node = driver is not None and not driver.survives_node
+    alive = present is not None and present.alive
+    turn.put(container)
+    match container.state:
+        case Terminated(_, at, report):
+            if report is not None and report in undelivered:
+                waiting = turn.node.unacknowledged.set(report, ContainerWaits(container.id))
+                turn.node = evolve(turn.node, unacknowledged=waiting)
+            else:
+                turn.put(evolve(container, state=evolve(container.state, report=None)))
+                turn.alarm(max(turn.now, at + turn.node.rules.forget_after), Due(container.id))
+        case Starting():
+            if present is None and (dies_with_node and container.spec.kind is Kind.FUNCTION):
+                containers.terminated(turn, container, Reason.UNKNOWN)
+            elif present is None:
+                op = turn.next_op()
+                turn.put(evolve(container, op=op))
+                turn.do(Start(container.id, op, container.spec, container.gpus))
+            elif alive and not (dies_with_node and container.spec.kind is Kind.FUNCTION):
+                op = turn.next_op()
+                turn.put(evolve(container, op=op))
+                turn.do(Adopt(container.id, op, container.spec, present.handle))
+            else:
+                died = Reason.UNKNOWN if dies_with_node else Reason.STARTUP_FAILED_INTERNAL_ERROR
+                containers.kill(turn, container, present.handle, died)
+            _expiry(turn, container)
+        case Aborting(reason):
+            if present is None:
+                containers.terminated(turn, container, reason)
+            else:
+                containers.kill(turn, container, present.handle, reason)
+        case Running(handle):
+            if (container.spec.kind is Kind.FUNCTION and dies_with_node) or present is None:
+                containers.kill(turn, container, handle, Reason.UNKNOWN)
+            else:
+                turn.do(Watch(container.id, container.spec, handle))
+                _expiry(turn, container)
+                if container.stop_by is not None:
+                    turn.alarm(container.stop_by, Due(container.id))
+        case Stopping(handle, reason, kill_at):
+            if present is None:
+                containers.kill(turn, container, handle, reason)
+            else:
+                turn.do(Watch(container.id, container.spec, handle))
+                turn.do(Terminate(container.id, handle))
+                turn.alarm(min(kill_at, turn.now + turn.node.rules.stop_grace), Due(container.id))
+        case Killing(handle, reason):
+            containers.kill(turn, container, handle, reason)
+
+
+def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int]) -> None:
+    match allocation.state:
+        case Done(report):
+            if report in undelivered:
+                waiting = turn.node.unacknowledged.set(report, AllocationWaits(allocation.id))
+                finished = turn.node.finished.set(allocation.id, None)
+                turn.node = evolve(turn.node, unacknowledged=waiting, finished=finished)
+            else:
+                turn.forget_allocation(allocation.id)
+        case _:
+            # It died with the node: nobody can tell how far it got. Its container, if it lives, is free again.
+            outcome = Failed(FailureReason.CONTAINER_TERMINATED, blame_container=True)
+            turn.put_allocation(evolve(allocation, state=Finalizing(outcome)))
+            turn.do(Finalize(evolve(allocation, state=Finalizing(outcome)), outcome))
+
+
+def _expiry(turn: Turn, container: Container) -> None:
+    if container.expires_at is not None:
+        turn.alarm(container.expires_at, Due(container.id))
