@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -19,6 +19,15 @@ from twisted.python.threadpool import ThreadPool
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+
+class Clock(Protocol):
+    """The part of a reactor that knows the time; ``twisted.internet.task.Clock`` in tests. Times are seconds."""
+
+    def seconds(self) -> float: ...
+
+    def callLater(self, delay: float, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Schedule ``call``; the result has ``active()`` and ``cancel()``."""
 
 
 def install() -> None:

@@ -64,10 +64,12 @@ def recover(
     present: Iterable[Present],
     now: float,
     earlier_executor_ids: Collection[str] = (),
+    renamed: bool = False,
 ) -> tuple[Node, tuple[Effect, ...]]:
     """Rebuild ``node`` (empty but for its rules, GPUs and counters). ``undelivered``: ids of the reports in the outbox.
 
-    ``earlier_executor_ids``: ids this node had under another configuration; their containers are stopped and reported.
+    ``earlier_executor_ids``: ids this node had under other configurations. ``renamed``: it has a new one since the
+    records were written; their containers are stopped and reported.
     """
     mine = {node.executor_id, *earlier_executor_ids}
     found = {each.container_id: each for each in present if each.executor_id in mine}
@@ -80,7 +82,7 @@ def recover(
         turn.do(KillOrphan(orphan.handle))
     for allocation in allocation_rows:
         _allocation(turn, allocation, undelivered)
-    if earlier_executor_ids:
+    if renamed:
         for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
             containers.end(turn, container, Reason.FUNCTION_CANCELLED)
     return turn.node, tuple(turn.effects)

@@ -1,0 +1,269 @@
+"""One coroutine per effect on a container. Their results are events; the Node is never touched here.
+
+Interleaving that matters: a start may be cancelled while the driver works (the driver cleans up), while the process
+is waited for (it is killed here), or while it is being killed already (the kill goes on, undisturbed).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from ..core.effects import Adopt, Kill, KillOrphan, Start, Terminate
+from ..core.events import Event, Killed, KillFailed, Started, StartFailed
+from ..core.model import ContainerSpec, Handle, Kind, Resources, TerminationReason
+from ..daemon_client import Daemons, DaemonUnreachable
+from ..drivers.base import Driver, DriverError, ImageError, StartOrder
+from ..metrics import Metrics
+from ..reactor import Clock
+from .executors import Executors, StartupFailed
+
+log = Logger()
+Reason = TerminationReason
+
+LOG_LINES = 50
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
+"""Seconds between two questions to a daemon that is starting."""
+
+
+@frozen
+class Timing:
+    """Seconds: how long a container may take from process to healthy, and how its health is asked."""
+
+    startup_timeout: float = 60.0
+    health_timeout: float = 5.0
+
+
+class ContainerWork:
+    """Starts, adopts, stops and kills through the drivers."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        drivers: Mapping[Kind, Driver],
+        daemons: Daemons,
+        executors: Executors | None,
+        executor_id: str,
+        timing: Timing,
+        metrics: Metrics,
+        default_image: str | None = None,
+    ) -> None:
+        self._clock = clock
+        self._drivers = drivers
+        self._by_name = {driver.name: driver for driver in drivers.values()}
+        self._daemons = daemons
+        self._executors = executors
+        self._executor_id = executor_id
+        self._timing = timing
+        self._metrics = metrics
+        self._default_image = default_image
+        self._cancellable: dict[int, Deferred[Any]] = {}
+
+    def driver_of(self, handle: Handle) -> Driver:
+        """Raises DriverError for a container of a driver that is not configured any more."""
+        driver = self._by_name.get(handle.driver)
+        if driver is None:
+            raise DriverError(f"container {handle.id} belongs to the driver {handle.driver}, which is not configured")
+        return driver
+
+    def start(self, effect: Start | Adopt) -> Deferred[Event]:
+        work: Deferred[Event] = Deferred.fromCoroutine(self._start(effect))
+        if not work.called:
+            self._cancellable[effect.op] = work
+            work.addBoth(self._done, effect.op)
+        return work
+
+    def _done(self, result: Any, op: int) -> Any:
+        self._cancellable.pop(op, None)
+        return result
+
+    def cancel_start(self, op: int) -> None:
+        """Make the start end soon. One that is cleaning up already is left alone."""
+        work = self._cancellable.pop(op, None)
+        if work is not None:
+            work.cancel()
+
+    async def _start(self, effect: Start | Adopt) -> Event:
+        spec, began = effect.spec, self._clock.seconds()
+        driver = self._drivers[spec.kind]
+        try:
+            handle = effect.handle if isinstance(effect, Adopt) else await driver.start(self._order(effect))
+        except (CancelledError, Exception) as error:
+            return StartFailed(effect.container_id, effect.op, _reason(error), _text(error))
+        try:
+            await self._until_usable(driver, spec, handle)
+        except (CancelledError, Exception) as error:
+            self._cancellable.pop(effect.op, None)
+            output = "" if isinstance(error, CancelledError) else await self._last_output(driver, handle)
+            await self.kill_until_gone(handle)
+            return StartFailed(effect.container_id, effect.op, _reason(error), _text(error) + output)
+        if spec.kind is Kind.SANDBOX:
+            took = self._clock.seconds() - began
+            self._metrics.histogram("sandbox.startup_latency_seconds").observe(took)
+        return Started(effect.container_id, effect.op, handle)
+
+    def _order(self, effect: Start) -> StartOrder:
+        spec = effect.spec
+        sandbox = spec.sandbox
+        env: dict[str, str] = {}
+        argv: tuple[str, ...] = sandbox.entrypoint if sandbox else ()
+        if spec.kind is Kind.FUNCTION:
+            if self._executors is None:
+                raise DriverError("this node has no way to talk to function executors")
+            argv = self._executors.arguments(spec)
+            env = {
+                "INDEXIFY_EXECUTOR_ID": self._executor_id,
+                "INDEXIFY_FE_ID": spec.id,
+                "PYTHONFAULTHANDLER": "1",
+            }
+        return StartOrder(
+            container_id=spec.id,
+            executor_id=self._executor_id,
+            kind=spec.kind,
+            argv=argv,
+            env=env,
+            image=(sandbox.image if sandbox else None) or self._default_image,
+            resources=spec.resources or Resources(),
+            gpus=effect.gpus,
+            network_policy=sandbox.network_policy if sandbox else None,
+            labels=_labels(spec),
+        )
+
+    async def _until_usable(self, driver: Driver, spec: ContainerSpec, handle: Handle) -> None:
+        if spec.kind is Kind.FUNCTION:
+            if self._executors is None:
+                raise DriverError("this node has no way to talk to function executors")
+            gone = False
+
+            def exited(_: object) -> None:
+                nonlocal gone
+                gone = True
+
+            stop = driver.watch(handle, exited)
+            try:
+                await self._executors.initialize(spec, handle, lambda: gone)
+            finally:
+                stop()
+        elif handle.daemon_address is not None:
+            await self._until_daemon_answers(driver, handle, handle.daemon_address)
+
+    async def _until_daemon_answers(self, driver: Driver, handle: Handle, address: str) -> None:
+        began = self._clock.seconds()
+        deadline = began + self._timing.startup_timeout
+        pause = FIRST_PAUSE
+        while True:
+            problem = f"the daemon at {address} is not healthy"
+            try:
+                if await self._daemons.healthy(address, self._timing.health_timeout):
+                    took = self._clock.seconds() - began
+                    self._metrics.histogram("sandbox.daemon_connect_latency_seconds").observe(took)
+                    return
+            except DaemonUnreachable as error:
+                problem = str(error)
+            status = await driver.inspect(handle)
+            if status is not None:
+                self._metrics.counter("sandbox.daemon_connect_errors").add()
+                raise DriverError(f"the container ended while its daemon was starting: {status}")
+            if self._clock.seconds() + pause > deadline:
+                self._metrics.counter("sandbox.daemon_connect_errors").add()
+                raise DriverError(f"not ready after {self._timing.startup_timeout:g} s: {problem}")
+            await self.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _last_output(self, driver: Driver, handle: Handle) -> str:
+        try:
+            text = await driver.logs(handle, LOG_LINES)
+        except DriverError as error:
+            return f"; its output cannot be read: {error}"
+        return f"; last output:{os.linesep}{text}" if text else ""
+
+    async def terminate(self, effect: Terminate) -> None:
+        try:
+            await self.driver_of(effect.handle).terminate(effect.handle)
+        except DriverError as error:
+            log.warn("container cannot be asked to end", container_id=effect.container_id, error=str(error))
+
+    async def kill(self, effect: Kill) -> Event:
+        try:
+            await self.driver_of(effect.handle).kill(effect.handle)
+        except Exception as error:
+            log.warn("kill failed and will be tried again", container_id=effect.container_id, error=_text(error))
+            return KillFailed(effect.container_id, effect.op, _text(error))
+        await self.release(effect.container_id, effect.handle)
+        return Killed(effect.container_id, effect.op)
+
+    async def kill_orphan(self, effect: KillOrphan) -> None:
+        log.warn("ending a container that is in no record", handle=effect.handle.id, driver=effect.handle.driver)
+        await self.kill_until_gone(effect.handle)
+
+    async def kill_until_gone(self, handle: Handle) -> None:
+        """Kill, again and again if need be: whoever calls this has nobody to hand the failure to."""
+        pause = 1.0
+        while True:
+            try:
+                await self.driver_of(handle).kill(handle)
+                return
+            except CancelledError:
+                raise
+            except Exception as error:
+                log.warn("kill failed and will be tried again", handle=handle.id, error=_text(error))
+            await self.sleep(pause)
+            pause = min(pause * 2, 30.0)
+
+    async def release(self, container_id: str, handle: Handle) -> None:
+        """Let go of the connections to a dead container."""
+        if handle.daemon_address is not None:
+            await self._daemons.forget(handle.daemon_address)
+        if self._executors is not None:
+            await self._executors.release(container_id)
+
+    async def sleep(self, seconds: float) -> None:
+        waiting: Deferred[None] = Deferred()
+        timer = self._clock.callLater(seconds, waiting.callback, None)
+        try:
+            await waiting
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def healthy(self, spec: ContainerSpec, handle: Handle) -> bool:
+        """Ask the daemon or the executor once; True when there is nobody to ask."""
+        if spec.kind is Kind.FUNCTION:
+            return self._executors is None or await self._executors.healthy(handle, self._timing.health_timeout)
+        if handle.daemon_address is None:
+            return True
+        return await self._daemons.healthy(handle.daemon_address, self._timing.health_timeout)
+
+
+def _labels(spec: ContainerSpec) -> dict[str, str]:
+    function = spec.function
+    return {
+        "namespace": (function.namespace if function else None) or "",
+        "app": (function.application if function else None) or "",
+        "fn": (function.function if function else None) or "",
+        "app_version": (function.version if function else None) or "",
+        "sandbox_id": spec.sandbox_id or "",
+        "pool_id": spec.pool_id or "",
+    }
+
+
+def _reason(error: BaseException) -> TerminationReason:
+    if isinstance(error, StartupFailed):
+        return error.reason
+    if isinstance(error, ImageError):
+        return Reason.STARTUP_FAILED_BAD_IMAGE
+    return Reason.STARTUP_FAILED_INTERNAL_ERROR
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, CancelledError):
+        return "the start was cancelled"
+    if isinstance(error, DriverError | StartupFailed | DaemonUnreachable):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

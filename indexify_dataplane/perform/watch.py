@@ -1,0 +1,115 @@
+"""The watch over one running container: its exit, and its health every few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from ..core.effects import Watch
+from ..core.events import Event, Exited, Unhealthy
+from ..core.model import ExitStatus, Kind
+from ..metrics import Metrics
+from ..reactor import Clock
+from .containers import ContainerWork
+
+log = Logger()
+
+
+class ContainerWatch:
+    """Tells ``submit`` once of the exit, and once of ``threshold`` bad or missing health answers in a row.
+
+    Every container is asked on its own, with a deadline: one that hangs delays nobody else.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        work: ContainerWork,
+        effect: Watch,
+        submit: Callable[[Event], Any],
+        interval: float,
+        threshold: int,
+        metrics: Metrics,
+    ) -> None:
+        self._clock = clock
+        self._work = work
+        self._effect = effect
+        self._submit = submit
+        self._interval = interval
+        self._threshold = threshold
+        self._metrics = metrics
+        self._bad = 0
+        self._timer: Any = None
+        self._asking: Deferred[None] | None = None
+        self._stop_driver: Callable[[], None] | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        handle = self._effect.handle
+        stop = self._work.driver_of(handle).watch(handle, self._exited)
+        if self._stopped:
+            stop()
+            return
+        self._stop_driver = stop
+        self._schedule()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._stop_driver is not None:
+            self._stop_driver()
+            self._stop_driver = None
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _exited(self, status: ExitStatus) -> None:
+        if not self._stopped:
+            self.stop()
+            self._submit(Exited(self._effect.container_id, self._effect.handle.id, status))
+
+    def _schedule(self) -> None:
+        if not self._stopped:
+            self._timer = self._clock.callLater(self._interval, self._ask)
+
+    def _ask(self) -> None:
+        asking: Deferred[None] = Deferred.fromCoroutine(self._ask_once())
+        if not asking.called:
+            self._asking = asking
+            asking.addBoth(self._asked)
+        else:
+            self._asked(None)
+
+    def _asked(self, result: Any) -> None:
+        self._asking = None
+        self._schedule()
+
+    async def _ask_once(self) -> None:
+        effect = self._effect
+        kind = "function_executor" if effect.spec.kind is Kind.FUNCTION else "sandbox"
+        began = self._clock.seconds()
+        try:
+            healthy, problem = await self._work.healthy(effect.spec, effect.handle), "it says that it is unhealthy"
+        except CancelledError:
+            return
+        except Exception as error:
+            healthy, problem = False, str(error)
+        self._metrics.histogram(f"{kind}.health_check_latency_seconds").observe(self._clock.seconds() - began)
+        if healthy:
+            self._bad = 0
+            return
+        self._bad += 1
+        self._metrics.counter(f"{kind}.failed_health_checks").add()
+        log.warn(
+            "health check failed",
+            container_id=effect.container_id,
+            failures_in_a_row=self._bad,
+            threshold=self._threshold,
+            error=problem,
+        )
+        if self._bad >= self._threshold and not self._stopped:
+            self._submit(Unhealthy(effect.container_id, effect.handle.id, problem))

@@ -1,0 +1,131 @@
+"""How containers and allocations are written down: one JSON object a record, the description as the server sent it.
+
+Monotonic times end with the process, so records hold wall-clock times; ``offset`` is wall minus monotonic, both in
+seconds, at the time of writing or reading.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import attrs
+
+from .control.wire_values import describe, describe_allocation, read_allocation, read_description
+from .core import model
+from .core.model import (
+    Aborting,
+    Allocation,
+    AllocationState,
+    Container,
+    Done,
+    Handle,
+    Killing,
+    Preparing,
+    Running,
+    Starting,
+    State,
+    Stopping,
+    Terminated,
+    TerminationReason,
+)
+from .wireproto import executor_api_pb2 as pb
+
+_STATES: dict[str, type[State]] = {
+    "starting": Starting,
+    "aborting": Aborting,
+    "running": Running,
+    "stopping": Stopping,
+    "killing": Killing,
+    "terminated": Terminated,
+}
+_NAMES = {kind: name for name, kind in _STATES.items()}
+_TIMES = frozenset({"since", "at", "kill_at", "retry_at"})
+
+
+def state_name(state: State) -> str:
+    """The state's name in records, on the state routes and in the log."""
+    return _NAMES[type(state)]
+
+
+def encode_container(container: Container, offset: float) -> bytes:
+    record = {
+        "description": base64.b64encode(describe(container.spec).SerializeToString()).decode(),
+        "state": {"name": state_name(container.state), **_fields(container.state, offset)},
+        "op": container.op,
+        "claimed_at": _shift(container.claimed_at, offset),
+        "removal_ordered": container.removal_ordered,
+        "gpus": container.gpus,
+        "stop_by": _shift(container.stop_by, offset),
+        "successor": _encode_spec(container.successor),
+    }
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def decode_container(data: bytes, offset: float) -> Container:
+    """Raises ValueError, KeyError or TypeError for a record that this version cannot read."""
+    record = json.loads(data)
+    state = dict(record["state"])
+    kind = _STATES[state.pop("name")]
+    return Container(
+        spec=_decode_spec(record["description"]),
+        state=kind(**{name: _value(name, value, offset) for name, value in state.items()}),
+        op=record["op"],
+        claimed_at=_shift(record["claimed_at"], -offset),
+        removal_ordered=record["removal_ordered"],
+        gpus=tuple(record["gpus"]),
+        stop_by=_shift(record["stop_by"], -offset),
+        successor=_decode_spec(record["successor"]) if record["successor"] else None,
+    )
+
+
+def encode_allocation(allocation: Allocation) -> bytes:
+    report = allocation.state.report if isinstance(allocation.state, Done) else None
+    allocation_pb = describe_allocation(allocation.spec).SerializeToString()
+    record = {"allocation": base64.b64encode(allocation_pb).decode(), "report": report}
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def decode_allocation(data: bytes) -> Allocation:
+    """An allocation that was not done comes back as Preparing: how far it got died with the node."""
+    record = json.loads(data)
+    spec = read_allocation(pb.Allocation.FromString(base64.b64decode(record["allocation"])))
+    state: AllocationState = Preparing(0.0) if record["report"] is None else Done(record["report"])
+    return Allocation(spec, state)
+
+
+def _encode_spec(spec: model.ContainerSpec | None) -> str | None:
+    return None if spec is None else base64.b64encode(describe(spec).SerializeToString()).decode()
+
+
+def _decode_spec(text: str) -> model.ContainerSpec:
+    return read_description(pb.ContainerDescription.FromString(base64.b64decode(text)))
+
+
+def _shift(value: float | None, offset: float) -> float | None:
+    return None if value is None else value + offset
+
+
+def _fields(state: State, offset: float) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for attribute in attrs.fields(type(state)):
+        value = getattr(state, attribute.name)
+        if attribute.name in _TIMES:
+            value = _shift(value, offset)
+        elif isinstance(value, TerminationReason):
+            value = value.name
+        elif isinstance(value, Handle):
+            value = attrs.asdict(value)
+        fields[attribute.name] = value
+    return fields
+
+
+def _value(name: str, value: Any, offset: float) -> Any:
+    if name in _TIMES:
+        return _shift(value, -offset)
+    if name == "reason":
+        return TerminationReason[value]
+    if name == "handle":
+        return Handle(**value)
+    return value

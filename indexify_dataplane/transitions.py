@@ -1,0 +1,214 @@
+"""One log line and one count per transition of a container or an allocation, from (event, old, new)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.logger import Logger
+
+from .core import containers
+from .core.events import (
+    AddContainer,
+    Commanded,
+    Delivered,
+    DrainAll,
+    Event,
+    Invalid,
+    KillAllocation,
+    RemoveContainer,
+    RunAllocation,
+    SnapshotContainer,
+    UpdateContainer,
+)
+from .core.model import (
+    Allocation,
+    Completed,
+    Container,
+    Failed,
+    Finalizing,
+    Kind,
+    Running,
+    Starting,
+    Terminated,
+)
+from .core.node import ContainerWaits, Node
+from .metrics import Metrics
+from .records import state_name
+
+log = Logger()
+
+MESSAGES = {
+    "starting": "container starting",
+    "aborting": "container start is being cancelled",
+    "running": "container running",
+    "stopping": "container stopping",
+    "killing": "container is being killed",
+    "terminated": "container terminated",
+}
+
+
+MILLISECONDS = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 3_600_000)
+
+
+class Transitions:
+    """An observer of the reconciliation. ``left_running`` hears of every container that is not Running any more."""
+
+    def __init__(self, *, metrics: Metrics, left_running: Callable[[str], None]) -> None:
+        self._metrics = metrics
+        self._left_running = left_running
+
+    def __call__(self, before: Node, event: Event, after: Node, now: float) -> None:
+        if isinstance(event, Commanded):
+            self._command(before, event, after)
+        if before.containers is not after.containers:
+            for container_id in touched(before, event):
+                old, new = before.containers.get(container_id), after.containers.get(container_id)
+                if old is not new:
+                    self._container(event, old, new, now)
+        if before.allocations is not after.allocations:
+            allocation_id = getattr(event, "allocation_id", None)
+            if allocation_id is not None:
+                self._allocation(before.allocations.get(allocation_id), after.allocations.get(allocation_id))
+
+    def _command(self, before: Node, event: Commanded, after: Node) -> None:
+        count = self._metrics.counter
+        count("desired_state.received").add()
+        match event.command:
+            case AddContainer(spec):
+                log.info("command: add container", seq=event.seq, container_id=spec.id, container_type=spec.kind.value)
+                count("desired_state.containers").add()
+                if spec.kind is Kind.FUNCTION:
+                    count("desired_state.function_executors").add()
+                if spec.id not in before.containers and spec.id not in after.containers:
+                    why = containers.refusal(before, spec)
+                    log.warn("container refused", container_id=spec.id, reason=why)
+            case RemoveContainer(container_id):
+                known = container_id in before.containers
+                log.info("command: remove container", seq=event.seq, container_id=container_id, known=known)
+            case UpdateContainer(container_id, sandbox):
+                sandbox_id = sandbox.sandbox_id if sandbox else None
+                known = container_id in before.containers
+                log.info(
+                    "command: update container",
+                    seq=event.seq,
+                    container_id=container_id,
+                    sandbox_id=sandbox_id,
+                    known=known,
+                )
+                old, new = before.containers.get(container_id), after.containers.get(container_id)
+                if old is not None and new is not None and old.claimed_at != new.claimed_at:
+                    count("sandbox.warm_pool_claims").add()
+                    log.info("warm container claimed", container_id=container_id, sandbox_id=sandbox_id)
+            case SnapshotContainer(container_id, snapshot_id):
+                log.info(
+                    "command: snapshot container", seq=event.seq, container_id=container_id, snapshot_id=snapshot_id
+                )
+            case RunAllocation(allocation):
+                count("desired_state.allocations").add()
+                if allocation.id in after.allocations and allocation.id not in before.allocations:
+                    count("allocations_fetched").add()
+                log.info(
+                    "command: run allocation",
+                    seq=event.seq,
+                    allocation_id=allocation.id,
+                    request_id=allocation.request_id,
+                    container_id=allocation.container_id,
+                )
+            case KillAllocation(allocation_id):
+                log.info("command: kill allocation", seq=event.seq, allocation_id=allocation_id)
+            case Invalid():
+                log.error(
+                    "command cannot be carried out",
+                    seq=event.seq,
+                    command_type=event.command.command,
+                    reason=event.command.reason,
+                    error=event.command.detail,
+                    container_id=event.command.container_id,
+                )
+
+    def _container(self, event: Event, old: Container | None, new: Container | None, now: float) -> None:
+        if old is not None and isinstance(old.state, Running) and not (new and isinstance(new.state, Running)):
+            self._left_running(old.id)
+        shown = new or old
+        assert shown is not None
+        if new is None:
+            log.debug("container forgotten", **ids(shown))
+            return
+        if old is not None and type(old.state) is type(new.state):
+            return
+        state = state_name(new.state)
+        fields: dict[str, Any] = {**ids(new), "event": type(event).__name__}
+        fields["from_state"] = state_name(old.state) if old else None
+        message = getattr(event, "message", None)
+        if message:
+            fields["error"] = message
+        reason = getattr(new.state, "reason", None)
+        if reason is not None:
+            fields["reason"] = reason.name
+        kind = new.spec.kind.value
+        match new.state:
+            case Running(handle):
+                self._metrics.counter("containers.started", container_type=kind).add()
+                fields |= {"handle_id": handle.id, "http_addr": handle.http_address}
+                if old is not None and isinstance(old.state, Starting):
+                    fields["startup_duration_ms"] = round((now - old.state.since) * 1000, 1)
+            case Terminated():
+                self._metrics.counter(
+                    "containers.terminated", container_type=kind, reason=fields["reason"].lower()
+                ).add()
+        (log.warn if message else log.info)(MESSAGES[state], **fields)
+
+    def _allocation(self, old: Allocation | None, new: Allocation | None) -> None:
+        if old is None or type(old.state) is type(new.state if new else None):
+            return
+        if new is not None:
+            log.debug("allocation advanced", allocation_id=new.id, state=type(new.state).__name__)
+            return
+        outcome = old.state.outcome if isinstance(old.state, Finalizing) else None
+        labels = {"outcome": "success"} if isinstance(outcome, Completed) else {"outcome": "failure"}
+        if isinstance(outcome, Failed):
+            labels["failure_reason"] = "".join(part.title() for part in outcome.reason.name.split("_"))
+        self._metrics.counter("allocations.completed", **labels).add()
+        duration = getattr(outcome, "duration_ms", None)
+        if duration is not None:
+            self._metrics.histogram("allocations.duration_ms", MILLISECONDS, **labels).observe(duration)
+        log.info(
+            "allocation finished",
+            allocation_id=old.id,
+            request_id=old.spec.request_id,
+            container_id=old.spec.container_id,
+            **labels,
+        )
+
+
+def touched(before: Node, event: Event) -> Iterable[str]:
+    """Ids of the containers that ``event`` can change."""
+    match event:
+        case Commanded(_, AddContainer(spec)):
+            return (spec.id,)
+        case Commanded(_, command):
+            container_id = getattr(command, "container_id", None)
+            return (container_id,) if container_id else ()
+        case Delivered(report_ids):
+            waiters = (before.unacknowledged.get(each) for each in report_ids)
+            return [waiter.container_id for waiter in waiters if isinstance(waiter, ContainerWaits)]
+        case DrainAll():
+            return list(before.containers)
+    container_id = getattr(event, "container_id", None)
+    return (container_id,) if container_id else ()
+
+
+def ids(container: Container) -> dict[str, Any]:
+    """The fields by which a container's story is found in the log."""
+    function = container.spec.function
+    return {
+        "container_id": container.id,
+        "container_type": container.spec.kind.value,
+        "sandbox_id": container.spec.sandbox_id,
+        "pool_id": container.spec.pool_id,
+        "namespace": function.namespace if function else None,
+        "app": function.application if function else None,
+        "fn": function.function if function else None,
+        "version": function.version if function else None,
+    }
