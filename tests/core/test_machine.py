@@ -1,0 +1,302 @@
+"""Arbitrary orders of events, results and crashes against ``step`` and ``recover``.
+
+``World`` is an honest world: every operation is answered once, in any order, unless the node dies first; what was
+saved survives. After every event the store equals the node, and the promises of the design hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from attrs import evolve
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from immutables import Map
+
+from indexify_dataplane.core import effects as fx
+from indexify_dataplane.core import events as ev
+from indexify_dataplane.core.model import (
+    AllocationEnded,
+    Completed,
+    Container,
+    ContainerTerminated,
+    Done,
+    ExitStatus,
+    Failed,
+    FailureReason,
+    Handle,
+    Kind,
+    Preparing,
+    SandboxSpec,
+    Terminated,
+    TerminationReason,
+)
+from indexify_dataplane.core.node import DriverRules, Node, Rules
+from indexify_dataplane.core.recover import Present, recover
+from indexify_dataplane.core.step import step
+
+from .build import allocation, function, sandbox
+
+GPUS = ("g1", "g2", "g3")
+IDS = ("c1", "c2", "c3")
+RULES = Rules(drivers=Map({Kind.SANDBOX: DriverRules(survives_node=True), Kind.FUNCTION: DriverRules()}))
+
+
+class World(RuleBasedStateMachine):
+    allocations = Bundle("allocations")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.node = Node("exec", rules=RULES, free_gpus=GPUS)
+        self.containers: dict[str, Container] = {}
+        self.rows: dict[str, object] = {}
+        self.reports: dict[int, object] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.pending: list[fx.Effect] = []
+        self.alive: dict[str, tuple[str, Handle]] = {}
+        self.watched: dict[str, Handle] = {}
+        self.alarms: list[fx.Alarm] = []
+        self.running: set[str] = set()
+        self.deaths: Counter[str] = Counter()
+        self.lives: Counter[str] = Counter()
+        self.life = 0
+        self.seq = 0
+        self.last_allocation = 0
+
+    # The hands.
+
+    def take(self, node: Node, effects: tuple[fx.Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case fx.Save(container):
+                    if container.id not in self.containers:
+                        self.lives[container.id] += 1
+                    self.containers[container.id] = container
+                case fx.Forget(id):
+                    del self.containers[id]
+                case fx.SaveAllocation(each):
+                    self.rows[each.id] = each
+                case fx.ForgetAllocation(id):
+                    self.rows.pop(id, None)
+                case fx.Send(report):
+                    assert report.id not in self.reports
+                    self.reports[report.id] = report.body
+                    if isinstance(report.body, AllocationEnded):
+                        self.outcomes[report.body.spec.id] += 1
+                    if isinstance(report.body, ContainerTerminated) and report.body.container_id in self.containers:
+                        self.deaths[report.body.container_id] += 1
+                case fx.Discard(ids):
+                    for id in ids:
+                        self.reports.pop(id, None)
+                case fx.Watch(id, _, handle):
+                    self.watched[id] = handle
+                    if handle.id not in self.alive:
+                        self.pending.append(effect)
+                case fx.Unwatch(id):
+                    self.watched.pop(id, None)
+                case fx.Alarm():
+                    self.alarms.append(effect)
+                case fx.Run(each):
+                    self.running.add(each.id)
+                case fx.CancelStart() | fx.Terminate() | fx.Deliver() | fx.CancelRun():
+                    pass
+                case _:
+                    self.pending.append(effect)
+        self.node = node
+
+    def tell(self, event: ev.Event) -> None:
+        self.take(*step(self.node, event, self.now))
+
+    def command(self, command: ev.Command) -> None:
+        self.seq += 1
+        self.tell(ev.Commanded(self.seq, command))
+
+    def create(self, container_id: str) -> Handle:
+        self.life += 1
+        handle = Handle("memory", f"{container_id}#{self.life}")
+        self.alive[handle.id] = (container_id, handle)
+        return handle
+
+    def answer(self, effect: fx.Effect, well: bool) -> None:
+        match effect:
+            case fx.Start(id, op) if well:
+                self.tell(ev.Started(id, op, self.create(id)))
+            case fx.Adopt(id, op, _, handle) if well and handle.id in self.alive:
+                self.tell(ev.Started(id, op, handle))
+            case fx.Start(id, op) | fx.Adopt(id, op):
+                if isinstance(effect, fx.Adopt):
+                    self.alive.pop(effect.handle.id, None)
+                self.tell(ev.StartFailed(id, op, TerminationReason.STARTUP_FAILED_INTERNAL_ERROR, "no"))
+            case fx.Watch(id, _, handle):
+                if self.watched.get(id) == handle:
+                    self.tell(ev.Exited(id, handle.id, ExitStatus(code=1)))
+            case fx.Kill(id, op, handle) if well:
+                self.alive.pop(handle.id, None)
+                self.tell(ev.Killed(id, op))
+            case fx.Kill(id, op):
+                self.tell(ev.KillFailed(id, op, "busy"))
+            case fx.KillOrphan(handle):
+                self.alive.pop(handle.id, None)
+            case fx.Prepare(each):
+                self.tell(ev.Prepared(each.id) if well else ev.PrepareFailed(each.id, "no"))
+            case fx.Finalize(each, outcome):
+                self.tell(ev.Finalized(each.id, outcome if well else Failed(FailureReason.INTERNAL_ERROR)))
+
+    # What may happen.
+
+    @rule(id=st.sampled_from(IDS), sandboxed=st.booleans(), claimed=st.booleans(), gpus=st.integers(0, 2))
+    def add(self, id: str, sandboxed: bool, claimed: bool, gpus: int) -> None:
+        spec = sandbox(id, claimed=claimed, timeout=30) if sandboxed else function(id, slots=2, gpus=gpus)
+        self.command(ev.AddContainer(spec))
+
+    @rule(id=st.sampled_from(IDS))
+    def remove(self, id: str) -> None:
+        self.command(ev.RemoveContainer(id))
+
+    @rule(id=st.sampled_from(IDS), name=st.sampled_from(("x", "y")), timeout=st.sampled_from((0, 5)))
+    def claim(self, id: str, name: str, timeout: int) -> None:
+        self.command(ev.UpdateContainer(id, SandboxSpec(sandbox_id=name, timeout_secs=timeout)))
+
+    @rule(id=st.sampled_from(IDS))
+    def snapshot(self, id: str) -> None:
+        self.command(ev.SnapshotContainer(id, "snap", "file:///s"))
+
+    @rule(target=allocations, container=st.sampled_from(IDS))
+    def run(self, container: str) -> str:
+        self.last_allocation += 1
+        id = f"a{self.last_allocation}"
+        self.command(ev.RunAllocation(allocation(id, container)))
+        return id
+
+    @rule(id=allocations, container=st.sampled_from(IDS))
+    def repeat_run(self, id: str, container: str) -> None:
+        known = id in self.node.allocations or id in self.node.finished
+        if known:
+            self.command(ev.RunAllocation(allocation(id, container)))
+
+    @rule(id=allocations)
+    def kill_allocation(self, id: str) -> None:
+        self.command(ev.KillAllocation(id))
+
+    @rule(data=st.data(), well=st.booleans())
+    def result(self, data: st.DataObject, well: bool) -> None:
+        if self.pending:
+            index = data.draw(st.integers(0, len(self.pending) - 1))
+            self.answer(self.pending.pop(index), well)
+
+    @rule(data=st.data(), success=st.booleans())
+    def run_ends(self, data: st.DataObject, success: bool) -> None:
+        if self.running:
+            id = data.draw(st.sampled_from(sorted(self.running)))
+            self.running.discard(id)
+            self.tell(ev.Called(id, b"call"))
+            self.tell(ev.Ended(id, Completed() if success else Failed(FailureReason.FUNCTION_ERROR)))
+
+    @rule(data=st.data(), unhealthy=st.booleans())
+    def dies(self, data: st.DataObject, unhealthy: bool) -> None:
+        if self.watched:
+            id = data.draw(st.sampled_from(sorted(self.watched)))
+            handle = self.watched[id]
+            if unhealthy:
+                self.tell(ev.Unhealthy(id, handle.id, "?"))
+            else:
+                self.alive.pop(handle.id, None)
+                self.tell(ev.Exited(id, handle.id, ExitStatus(code=1)))
+
+    @rule(count=st.integers(1, 20))
+    def deliver(self, count: int) -> None:
+        self.tell(ev.Delivered(tuple(sorted(self.reports)[:count])))
+
+    @rule(seconds=st.sampled_from((0.5, 5.0, 40.0, 400.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        due = sorted((each for each in self.alarms if each.at <= self.now), key=lambda each: each.at)
+        self.alarms = [each for each in self.alarms if each.at > self.now]
+        for alarm in due:
+            self.tell(alarm.event)
+
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        """The node dies. Operations on their way had their effect or not; functions die with it."""
+        for effect in self.pending:
+            if data.draw(st.booleans()):
+                match effect:
+                    case fx.Start(id):
+                        self.create(id)
+                    case fx.Kill(_, _, handle) | fx.KillOrphan(handle):
+                        self.alive.pop(handle.id, None)
+        functions = {id for id, each in self.containers.items() if each.spec.kind is Kind.FUNCTION}
+        self.alive = {key: value for key, value in self.alive.items() if value[0] not in functions}
+        self.pending, self.watched, self.alarms, self.running = [], {}, [], set()
+        records, rows = list(self.containers.values()), list(self.rows.values())
+        rows = [each if isinstance(each.state, Done) else evolve(each, state=Preparing(0.0)) for each in rows]
+        next_op = max((each.op for each in records), default=0) + 1
+        next_report = max([*self.reports, *self._referenced()], default=0) + 1
+        node = Node("exec", rules=RULES, free_gpus=GPUS, next_op=next_op, next_report=next_report)
+        present = [Present(id, "exec", handle, True) for id, handle in self.alive.values()]
+        self.take(*recover(node, records, rows, self.reports.keys(), present, self.now))
+
+    def _referenced(self) -> list[int]:
+        found = [each.state.report for each in self.rows.values() if isinstance(each.state, Done)]
+        states = [each.state for each in self.containers.values()]
+        return found + [state.report for state in states if isinstance(state, Terminated) and state.report]
+
+    # What must hold.
+
+    @invariant()
+    def the_store_is_the_node(self) -> None:
+        assert dict(self.node.containers) == self.containers
+        assert set(self.node.allocations) <= set(self.rows)
+
+    @invariant()
+    def no_process_without_a_record(self) -> None:
+        condemned = {effect.handle.id for effect in self.pending if isinstance(effect, fx.KillOrphan)}
+        for key, (id, _) in self.alive.items():
+            record = self.containers.get(id)
+            assert key in condemned or (record is not None and not isinstance(record.state, Terminated)), (key, record)
+
+    @invariant()
+    def slots_and_gpus(self) -> None:
+        for id, slots in self.node.slots.items():
+            assert len(slots.running) <= self.node.containers[id].spec.slots
+        held = [gpu for each in self.node.containers.values() for gpu in each.gpus]
+        assert sorted([*held, *self.node.free_gpus]) == sorted(GPUS)
+
+    @invariant()
+    def one_outcome_each(self) -> None:
+        assert all(count == 1 for count in self.outcomes.values()), self.outcomes
+
+    @invariant()
+    def the_index_of_sandboxes(self) -> None:
+        for name, id in self.node.sandboxes.items():
+            assert self.node.containers[id].spec.sandbox_id == name
+
+    def teardown(self) -> None:
+        """Everything is removed and answered: nothing is left, and every allocation had its outcome."""
+        for id in IDS:
+            self.command(ev.RemoveContainer(id))
+        for _ in range(60):
+            while self.pending:
+                self.answer(self.pending.pop(0), True)
+            for id in sorted(self.running):
+                self.running.discard(id)
+                self.tell(ev.Ended(id, Completed()))
+            for id in IDS:
+                self.command(ev.RemoveContainer(id))
+            self.deliver(10_000)
+            self.time_passes(1000.0)
+            if not (self.pending or self.alarms or self.containers or self.reports or self.running):
+                break
+        assert not self.node.containers and not self.node.sandboxes and not self.alive
+        assert not self.node.allocations and not self.node.slots and not self.node.assigned
+        assert not self.node.finished and not self.node.unacknowledged and not self.rows and not self.reports
+        assert sorted(self.node.free_gpus) == sorted(GPUS)
+        assert set(self.outcomes) == {f"a{n}" for n in range(1, self.last_allocation + 1)}
+
+
+World.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
+Machine = World.TestCase

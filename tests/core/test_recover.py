@@ -1,0 +1,145 @@
+"""Recovery: every row of the table at the head of ``core.recover``."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from immutables import Map
+from twisted.trial.unittest import SynchronousTestCase
+
+from indexify_dataplane.core import effects as fx
+from indexify_dataplane.core import events as ev
+from indexify_dataplane.core.model import (
+    Aborting,
+    Allocation,
+    Container,
+    ContainerTerminated,
+    Done,
+    FailureReason,
+    Killing,
+    Kind,
+    Preparing,
+    Running,
+    Starting,
+    Stopping,
+    Terminated,
+)
+from indexify_dataplane.core.model import TerminationReason as Reason
+from indexify_dataplane.core.node import DriverRules, Node, Rules
+from indexify_dataplane.core.recover import Present, recover
+from indexify_dataplane.core.step import step
+
+from .build import BOTH, allocation, function, handle, sandbox
+
+NOW = 100.0
+
+
+class Recovery(SynchronousTestCase):
+    def go(self, *records, present=(), allocations=(), undelivered=(), drivers=BOTH, **more):  # type: ignore[no-untyped-def]
+        node = Node("exec", rules=Rules(drivers=drivers), free_gpus=("g1", "g2"), next_op=50, next_report=90)
+        self.node, self.effects = recover(node, records, allocations, undelivered, present, NOW, **more)
+        return [effect for effect in self.effects if not isinstance(effect, fx.Save)]
+
+    def there(self, id: str = "sb", alive: bool = True, executor: str = "exec") -> Present:
+        return Present(id, executor, handle(id), alive)
+
+    def test_starting(self) -> None:
+        record = Container(sandbox(), Starting(90.0), op=3)
+        (start,) = self.go(record)
+        self.assertIsInstance(start, fx.Start)
+        (adopt,) = self.go(record, present=[self.there()])
+        self.assertEqual((type(adopt), adopt.handle), (fx.Adopt, handle()))
+        self.assertEqual(self.node.containers["sb"].op, adopt.op)
+        effects = self.go(record, present=[self.there(alive=False)])
+        self.assertIn(fx.Kill("sb", 50, handle()), effects)
+        self.assertEqual(self.node.containers["sb"].state.reason, Reason.STARTUP_FAILED_INTERNAL_ERROR)
+
+    def test_a_function_that_dies_with_its_node_never_runs_its_constructor_twice(self) -> None:
+        record = Container(function(gpus=1), Starting(90.0), gpus=("g1",))
+        effects = self.go(record)
+        self.assertEqual([type(each) for each in effects], [fx.Send])
+        self.assertEqual(effects[0].report.body, ContainerTerminated("fn", Reason.UNKNOWN))
+        self.assertEqual(sorted(self.node.free_gpus), ["g1", "g2"])
+        survives = Map({Kind.FUNCTION: DriverRules(survives_node=True)})
+        (start,) = self.go(record, drivers=survives)
+        self.assertEqual((type(start), start.gpus, self.node.free_gpus), (fx.Start, ("g1",), ("g2",)))
+
+    def test_aborting(self) -> None:
+        record = Container(sandbox(), Aborting(Reason.FUNCTION_CANCELLED, 90.0), removal_ordered=True)
+        effects = self.go(record)
+        self.assertEqual(effects[0].report.body, ContainerTerminated("sb", Reason.FUNCTION_CANCELLED))
+        self.assertEqual(len(self.node.containers), 0)
+        effects = self.go(record, present=[self.there()])
+        self.assertIn(fx.Kill("sb", 50, handle()), effects)
+
+    def test_running(self) -> None:
+        record = Container(sandbox(timeout=60), Running(handle(), 90.0), claimed_at=95.0)
+        watch, alarm = self.go(record, present=[self.there()])
+        self.assertEqual(watch, fx.Watch("sb", record.spec, handle()))
+        self.assertEqual(alarm, fx.Alarm(155.0, ev.Due("sb")))
+        self.assertEqual(self.node.find("sb").state, Running(handle(), 90.0))
+        self.assertIsInstance(self.go(record, present=[self.there(alive=False)])[0], fx.Watch)
+        effects = self.go(record)
+        self.assertIn(fx.Kill("sb", 50, handle()), effects)
+        self.assertEqual(self.node.containers["sb"].state.reason, Reason.UNKNOWN)
+
+    def test_a_function_dead_with_the_node_costs_no_retry(self) -> None:
+        record = Container(function(), Running(handle("fn"), 90.0))
+        self.go(record)
+        self.node, effects = step(self.node, ev.Killed("fn", self.node.containers["fn"].op), NOW)
+        sent = [each.report.body for each in effects if isinstance(each, fx.Send)]
+        self.assertEqual(sent, [ContainerTerminated("fn", Reason.UNKNOWN)])
+
+    def test_stopping_and_killing_go_on(self) -> None:
+        record = Container(sandbox(), Stopping(handle(), Reason.FUNCTION_TIMEOUT, 500.0))
+        watch, terminate, alarm = self.go(record, present=[self.there()])
+        self.assertEqual((type(watch), type(terminate)), (fx.Watch, fx.Terminate))
+        self.assertEqual(alarm.at, 110.0, "a deadline from a clock that jumped is capped by the grace")
+        self.assertIn(fx.Kill("sb", 50, handle()), self.go(record))
+        record = Container(sandbox(), Killing(handle(), Reason.OOM, 4, 2.0), op=9)
+        self.assertIn(fx.Kill("sb", 50, handle()), self.go(record))
+        self.assertEqual(self.node.containers["sb"].state.reason, Reason.OOM)
+
+    def test_terminated(self) -> None:
+        record = Container(sandbox(), Terminated(Reason.OOM, 40.0, report=7))
+        self.assertEqual(self.go(record, undelivered={7}), [])
+        self.assertIn(7, self.node.unacknowledged)
+        (alarm,) = self.go(record)
+        self.assertEqual(alarm.at, 340.0)
+        self.assertIsNone(self.node.containers["sb"].state.report)
+
+    def test_orphans_of_this_executor_only(self) -> None:
+        effects = self.go(present=[self.there("mine"), self.there("foreign", executor="other")])
+        self.assertEqual(effects, [fx.KillOrphan(handle("mine"))])
+
+    def test_a_new_executor_id_stops_what_the_old_one_left(self) -> None:
+        record = Container(sandbox(), Running(handle(), 90.0))
+        effects = self.go(
+            record, present=[self.there(executor="before")], earlier_executor_ids=("before",), renamed=True
+        )
+        self.assertIn(fx.Terminate("sb", handle()), effects)
+        self.go(record, present=[self.there(executor="before")], earlier_executor_ids=("before",))
+        self.assertIsInstance(self.node.containers["sb"].state, Running)
+
+    def test_allocations(self) -> None:
+        lost, done = Allocation(allocation("lost"), Preparing(0)), Allocation(allocation("done"), Done(7))
+        effects = self.go(allocations=[lost, done], undelivered={7})
+        (finalize,) = effects
+        self.assertEqual(finalize.outcome.reason, FailureReason.CONTAINER_TERMINATED)
+        self.assertTrue(finalize.outcome.blame_container)
+        self.assertIn("done", self.node.finished)
+        effects = self.go(allocations=[done])
+        self.assertEqual(effects, [fx.ForgetAllocation("done")])
+
+    def test_recovering_twice_is_the_same(self) -> None:
+        records = [
+            Container(sandbox("s1"), Starting(1.0)),
+            Container(sandbox("s2"), Running(handle("s2"), 1.0), claimed_at=2.0),
+            Container(sandbox("s3"), Stopping(handle("s3"), Reason.OOM, 5.0)),
+            Container(function("f1"), Running(handle("f1"), 1.0)),
+        ]
+        self.go(*records, present=[self.there("s2"), self.there("s3")])
+        first = self.node
+        saved = {each.container.id: each.container for each in self.effects if isinstance(each, fx.Save)}
+        self.go(*saved.values(), present=[self.there("s2"), self.there("s3")])
+        without_ops = lambda node: {id: evolve(each, op=0) for id, each in node.containers.items()}  # noqa: E731
+        self.assertEqual(without_ops(self.node), without_ops(first))
