@@ -1,0 +1,61 @@
+"""What belongs to the process and not to the node: signals, limits, and how it ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+log = Logger()
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def raise_file_limit() -> None:
+    """Use what the hard limit grants: every proxied request holds two sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        log.debug("file descriptor limit raised", before=soft, now=hard)
+
+
+class Signals:
+    """Turns the stop signals into calls in the reactor's thread, until ``release``.
+
+    The reactor's own handlers would do for SIGTERM, but make twistd end by the signal instead of with code 0, and
+    know nothing of SIGQUIT.
+    """
+
+    def __init__(self, *, reactor: Any, stop: Callable[[str], None]) -> None:
+        self._reactor = reactor
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def take(self) -> None:
+        for number in STOP_SIGNALS:
+            self._before[number] = signal.signal(number, self._received)
+
+    def release(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before.clear()
+
+    def _received(self, number: int, _frame: Any) -> None:
+        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+
+
+def exit_with(code: int) -> None:
+    """Make the process end with ``code`` although whoever runs the reactor would end it with 0."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(end)

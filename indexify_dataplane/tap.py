@@ -1,0 +1,75 @@
+"""What the twistd plugin knows: installs the reactor, then names ``Options`` and ``makeService``.
+
+The reactor must be there before klein or anything else imports the default one, hence first of all.
+"""
+
+from __future__ import annotations
+
+from .reactor import install
+
+install()
+
+import os  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from twisted.python import usage  # noqa: E402
+
+from .config import ConfigError, load  # noqa: E402
+
+if TYPE_CHECKING:
+    from .cli import DevOptions
+    from .config import Loaded
+    from .service import Root
+
+
+class Options(usage.Options):  # type: ignore[misc]
+    """The flags of the console script, for twistd and twist."""
+
+    synopsis = "[options]"
+    optParameters = [["config", "c", None, "YAML file; built-in defaults are used without it"]]
+
+    def __init__(self) -> None:
+        usage.Options.__init__(self)
+        self["functions"] = []
+        self.loaded: Loaded | None = None
+
+    def opt_function(self, uri: str) -> None:
+        """namespace:application:function[:version]; repeatable; replaces the allow-list of the file"""
+        self["functions"].append(uri)
+
+    opt_f = opt_function
+
+    def postOptions(self) -> None:
+        try:
+            self.loaded = load(self["config"], os.environ, self["functions"])
+        except ConfigError as error:
+            raise usage.UsageError("\n".join(f"Error: {problem}" for problem in error.problems)) from error
+        parent = self.parent
+        if parent is None:
+            return
+        if parent.get("pidfile") == "twistd.pid":
+            # A stale file of that name in the working directory must never refuse a start; the store has its own lock.
+            parent["pidfile"] = ""
+        if "logFormat" in parent or "log-format" in parent or parent.__class__.__name__ == "TwistOptions":
+            parent["fileLogObserverFactory"] = self._observer
+
+    def _observer(self, stream: Any) -> Any:
+        from .service import pipe_for
+
+        assert self.loaded is not None
+        return pipe_for(self.loaded.config)
+
+
+def makeService(options: Options) -> Root:
+    """The service of one node. Nothing is opened, bound or started before its ``startService``."""
+    from .service import Root
+
+    assert options.loaded is not None
+    return Root(loaded=options.loaded, dev=None, owns_process=False)
+
+
+def run(loaded: Loaded, dev: DevOptions | None) -> int:
+    """Run a node in this process until it is told to stop; returns the exit code."""
+    from .service import run
+
+    return run(loaded, dev)
