@@ -1,0 +1,194 @@
+"""Where function runs go, and how many function containers there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from indexify_dataplane.wireproto import executor_api_pb2 as pb
+
+from .events import Story
+from .fleet import Fleet, labels_match
+from .runs import Runs
+from .sandboxes import wire_resources
+from .state import Allocation, Amount, Application, Container, FunctionRun, World
+
+
+class Placement:
+    """Places runs on function containers, starts containers for those that find no slot, and ends idle ones.
+
+    A container beyond its pool's floor is removed ``idle_secs`` after its last allocation; the real server removes it
+    at once (0). ``settle`` is called after a removal that no request caused.
+    """
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        fleet: Fleet,
+        runs: Runs,
+        story: Story,
+        idle_secs: float,
+        settle: Callable[[], None],
+    ) -> None:
+        self._world = world
+        self._fleet = fleet
+        self._runs = runs
+        self._story = story
+        self._idle_secs = idle_secs
+        self._settle = settle
+
+    def schedule(self) -> None:
+        for key, waiting in list(self._world.unplaced_runs.items()):
+            for run in list(waiting):
+                if not self._place(run, key[1]):
+                    break
+                del waiting[run]
+            if not waiting:
+                self._world.unplaced_runs.pop(key, None)
+        for application in self._world.applications.values():
+            self._keep_floor(application)
+        idle, self._world.idle = self._world.idle, {}
+        for container in idle.values():
+            self._consider_idle(container)
+
+    def _function(self, namespace: str, application: str, version: str, name: str) -> tuple[Application, Any] | None:
+        found = self._world.applications.get((namespace, application))
+        deployed = found.versions.get(version) if found is not None else None
+        function = deployed.manifest["functions"].get(name) if deployed is not None else None
+        return None if found is None or function is None else (found, function)
+
+    def _place(self, run: FunctionRun, pool_id: str) -> bool:
+        request = run.request
+        found = self._function(request.namespace, request.application, request.version, run.function)
+        if found is None:
+            return False
+        application, function = found
+        siblings = self._fleet.members(request.namespace, pool_id)
+        slots = [
+            c
+            for c in siblings
+            if len(c.allocations) < c.description.max_concurrency and self._fleet.known(c.executor_id)
+        ]
+        if slots:
+            container = min(slots, key=lambda c: (c.state != "running", len(c.allocations), c.created_at_clock))
+        else:
+            limit = function["max_containers"]
+            if limit is not None and len(siblings) >= limit:
+                return False
+            started = self._start(application, request.version, run.function, function)
+            if started is None:
+                return False
+            container = started
+        self._assign(run, container)
+        return True
+
+    def _assign(self, run: FunctionRun, container: Container) -> None:
+        allocation = Allocation(
+            self._world.fresh_id(),
+            run,
+            container.executor_id,
+            container.id,
+            len(run.allocations),
+            self._world.now_ms(),
+        )
+        run.allocations.append(allocation)
+        run.request.allocations[allocation.id] = allocation
+        run.status = "running"
+        container.allocations[allocation.id] = allocation
+        container.idle.stop()
+        self._story.allocation("AllocationCreated", allocation)
+        self._fleet.touch(container)
+        self._fleet.run(allocation, self.message(allocation))
+
+    def message(self, allocation: Allocation) -> pb.Allocation:
+        """The allocation as RunAllocation carries it."""
+        run = allocation.run
+        request = run.request
+        prefix = f"{self._world.blobs.base}/{request.namespace}/{request.application}/{request.id}"
+        return pb.Allocation(
+            function=pb.FunctionRef(
+                namespace=request.namespace, application_name=request.application, function_name=run.function
+            ),
+            allocation_id=allocation.id,
+            function_call_id=run.id,
+            request_id=request.id,
+            args=self._runs.arguments(run),
+            request_data_payload_uri_prefix=prefix,
+            request_error_payload_uri_prefix=prefix,
+            container_id=allocation.container_id,
+            function_call_metadata=run.metadata,
+        )
+
+    def _start(self, application: Application, version: str, name: str, function: Any) -> Container | None:
+        description = pb.ContainerDescription(
+            id=self._world.fresh_id(),
+            function=pb.FunctionRef(
+                namespace=application.namespace,
+                application_name=application.name,
+                function_name=name,
+                application_version=version,
+            ),
+            secret_names=function["secret_names"],
+            initialization_timeout_ms=function["initialization_timeout_sec"] * 1000,
+            allocation_timeout_ms=function["timeout_sec"] * 1000,
+            application=application.versions[version].code,
+            resources=wire_resources(function["resources"]),
+            max_concurrency=function["max_concurrency"],
+            container_type=pb.CONTAINER_TYPE_FUNCTION,
+            pool_id=f"{application.name}|{name}|{version}",
+        )
+        need = Amount.of_container(description.resources)
+        filters = function["placement_constraints"]["filter_expressions"]
+        for executor in self._fleet.candidates(need, application.namespace, application.name, name):
+            if labels_match(executor, filters):
+                return self._fleet.place(executor, description)
+        return None
+
+    def _floor(self, function: Any) -> int:
+        floor: int = max(function["min_containers"] or 0, function["warm_containers"] or 0)
+        return floor
+
+    def _keep_floor(self, application: Application) -> None:
+        for name, function in application.manifest["functions"].items():
+            floor = self._floor(function)
+            if not floor:
+                continue
+            members = self._fleet.members(application.namespace, f"{application.name}|{name}|{application.current}")
+            free = sum(1 for container in members if not container.allocations)
+            missing = max((function["min_containers"] or 0) - len(members), (function["warm_containers"] or 0) - free)
+            limit = function["max_containers"]
+            room = math.inf if limit is None else limit - len(members)
+            for _ in range(int(min(missing, room))):
+                if self._start(application, application.current, name, function) is None:
+                    return
+
+    def _consider_idle(self, container: Container) -> None:
+        if not container.lives or container.allocations or container.is_sandbox:
+            return
+        if self._idle_secs <= 0:
+            self._retire(container)
+            return
+        if not container.idle.is_set:
+
+            def idle_for_long() -> None:
+                if container.lives and not container.allocations:
+                    self._retire(container)
+                    self._settle()
+
+            container.idle.set(self._idle_secs, idle_for_long)
+
+    def _retire(self, container: Container) -> None:
+        """End an idle container unless its pool needs it for its floor."""
+        reference = container.description.function
+        application = self._world.applications.get((reference.namespace, reference.application_name))
+        if application is not None and reference.application_version == application.current:
+            function = application.manifest["functions"].get(reference.function_name)
+            members = self._fleet.members(*container.pool_key)
+            free = sum(1 for member in members if not member.allocations)
+            if function is not None and (
+                len(members) <= (function["min_containers"] or 0) or free <= (function["warm_containers"] or 0)
+            ):
+                return
+        self._fleet.unwant(container)
