@@ -159,7 +159,7 @@ class Outbox:
     def _take_suspects(self) -> Batch:
         chosen = set(self._suspects[: max(1, len(self._suspects) // 2)])
         items = tuple(item for queue in self._queues.values() for item in queue if item.id in chosen)
-        return Batch(items, more=False)
+        return Batch(items, more=len(self) > len(items))
 
     def _remove(self, ids: set[int]) -> None:
         for kind, queue in self._queues.items():
