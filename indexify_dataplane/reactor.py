@@ -96,6 +96,17 @@ def to_asyncio(work: Deferred[T]) -> asyncio.Future[T]:
     return work.asFuture(asyncio.get_event_loop())
 
 
+class Calls(Protocol):
+    """Where blocking calls run: a ``Pool``, or at once in a simulation."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run ``call`` and give its result, or errback with what it raises."""
+
+
 class Pool:
     """A bounded thread pool of one owner. Calls queue when all its threads are busy; a hung call takes one thread of
     this pool and nothing else."""
@@ -116,7 +127,7 @@ class Pool:
             self._started = False
             self._threads.stop()
 
-    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run ``call`` in a thread with the caller's context variables. Cancelling the Deferred gives the answer up;
         the call itself goes on, because a thread cannot be stopped."""
         deferred: Deferred[T] = Deferred()

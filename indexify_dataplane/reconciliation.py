@@ -344,6 +344,9 @@ class Reconciliation(Service):
         for waiting in idle:
             waiting.callback(None)
 
+    def startService(self) -> None:
+        self.running = 1
+
     def stopService(self) -> Deferred[Any]:
         """Perform nothing more, let running operations be cancelled, and write what is decided."""
         self.running = 0

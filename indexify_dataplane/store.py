@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from .core.model import Allocation, Container
-from .reactor import Clock, Pool
+from .reactor import Calls, Clock, Pool
 from .records import decode_allocation, decode_container
 
 log = Logger()
@@ -101,13 +101,16 @@ def place(state_dir: str, state_file: str | None) -> Path:
 class Store:
     """Open it, load it once, then commit changes. One transaction per call, in the order of the calls."""
 
-    def __init__(self, *, reactor: Clock, path: Path, others: bool, executor_id: str | None) -> None:
-        """``others``: when another live node holds the file, take a numbered one beside it instead of failing."""
+    def __init__(
+        self, *, reactor: Clock, path: Path, others: bool, executor_id: str | None, pool: Calls | None = None
+    ) -> None:
+        """``others``: when another live node holds the file, take a numbered one beside it instead of failing.
+        ``executor_id``: the configured one; without it the stored one holds, else a new one is made."""
         self._reactor = reactor
         self._wanted = path
         self._others = others
         self._configured_id = executor_id
-        self._pool = Pool(reactor, "store", 1)
+        self._pool: Calls = pool or Pool(reactor, "store", 1)
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
         self.path = path

@@ -14,11 +14,7 @@ from .core.events import (
     Delivered,
     DrainAll,
     Event,
-    Invalid,
-    KillAllocation,
-    RemoveContainer,
     RunAllocation,
-    SnapshotContainer,
     UpdateContainer,
 )
 from .core.model import (
@@ -76,56 +72,22 @@ class Transitions:
         count("desired_state.received").add()
         match event.command:
             case AddContainer(spec):
-                log.info("command: add container", seq=event.seq, container_id=spec.id, container_type=spec.kind.value)
                 count("desired_state.containers").add()
                 if spec.kind is Kind.FUNCTION:
                     count("desired_state.function_executors").add()
                 if spec.id not in before.containers and spec.id not in after.containers:
                     why = containers.refusal(before, spec)
                     log.warn("container refused", container_id=spec.id, reason=why)
-            case RemoveContainer(container_id):
-                known = container_id in before.containers
-                log.info("command: remove container", seq=event.seq, container_id=container_id, known=known)
             case UpdateContainer(container_id, sandbox):
                 sandbox_id = sandbox.sandbox_id if sandbox else None
-                known = container_id in before.containers
-                log.info(
-                    "command: update container",
-                    seq=event.seq,
-                    container_id=container_id,
-                    sandbox_id=sandbox_id,
-                    known=known,
-                )
                 old, new = before.containers.get(container_id), after.containers.get(container_id)
                 if old is not None and new is not None and old.claimed_at != new.claimed_at:
                     count("sandbox.warm_pool_claims").add()
                     log.info("warm container claimed", container_id=container_id, sandbox_id=sandbox_id)
-            case SnapshotContainer(container_id, snapshot_id):
-                log.info(
-                    "command: snapshot container", seq=event.seq, container_id=container_id, snapshot_id=snapshot_id
-                )
             case RunAllocation(allocation):
                 count("desired_state.allocations").add()
                 if allocation.id in after.allocations and allocation.id not in before.allocations:
                     count("allocations_fetched").add()
-                log.info(
-                    "command: run allocation",
-                    seq=event.seq,
-                    allocation_id=allocation.id,
-                    request_id=allocation.request_id,
-                    container_id=allocation.container_id,
-                )
-            case KillAllocation(allocation_id):
-                log.info("command: kill allocation", seq=event.seq, allocation_id=allocation_id)
-            case Invalid():
-                log.error(
-                    "command cannot be carried out",
-                    seq=event.seq,
-                    command_type=event.command.command,
-                    reason=event.command.reason,
-                    error=event.command.detail,
-                    container_id=event.command.container_id,
-                )
 
     def _container(self, event: Event, old: Container | None, new: Container | None, now: float) -> None:
         if old is not None and isinstance(old.state, Running) and not (new and isinstance(new.state, Running)):

@@ -73,6 +73,9 @@ class Driver(Protocol):
     def enforces_policies(self) -> bool:
         """Whether a sandbox with a network policy can be started at all."""
 
+    def survives_node(self, kind: Kind) -> bool:
+        """Whether containers of this kind go on when the node dies or stops. Sandboxes always do."""
+
     async def open(self) -> None:
         """Check and set up what the driver needs on this host; raises DriverError to end the start of the node."""
 

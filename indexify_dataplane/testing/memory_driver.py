@@ -172,6 +172,9 @@ class MemoryDriver:
     def enforces_policies(self) -> bool:
         return self._enforces_policies
 
+    def survives_node(self, kind: Kind) -> bool:
+        return kind is Kind.SANDBOX or not self.host.functions_die_with_node
+
     async def open(self) -> None:
         await self._pass("open", "")
 
