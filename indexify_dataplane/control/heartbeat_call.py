@@ -16,7 +16,6 @@ from .transport import ControlError, Transport
 TIMEOUT = 10.0
 """Seconds; the server gives an executor up 30 s after its last heartbeat."""
 STOPPED_TIMEOUT = 3.0
-MEGABYTES = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 
 
 class HeartbeatCall:
@@ -72,7 +71,7 @@ class HeartbeatCall:
         )
         metrics = self._metrics
         metrics.counter("state_report_rpcs").add()
-        metrics.histogram("state_report_message_size_mb", MEGABYTES).observe(size / 1048576)
+        metrics.histogram("state_report_message_size_mb").observe(size / 1048576)
         try:
             reply: pb.HeartbeatResponse = await self._transport.call("heartbeat", request, timeout)
         except ControlError:
