@@ -72,6 +72,8 @@ def _tls(config: Config, report: Report) -> Config:
             report.problem(other, f"missing, although {one} is given", report.given[one], allowed="both or neither")
     files = [path for path in ("tls.ca_cert_path", *pair) if path in named and report.sound(path)]
     readable = [path for path in files if _pem(path, named[path], report)]
+    if "tls.ca_cert_path" in readable:
+        _authorities(named["tls.ca_cert_path"], report)
     if all(path in readable for path in pair):
         _fits(named[pair[0]], named[pair[1]], report)
     return config
@@ -104,6 +106,20 @@ def _readable(path: str, file: str, report: Report) -> bytes | None:
         return None
 
 
+def _authorities(file: str, report: Report) -> None:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError as error:
+        report.problem(
+            "tls.ca_cert_path",
+            f"no usable certificate: {error.reason}",
+            got=repr(file),
+            allowed="a PEM file with certificates",
+        )
+
+
 def _fits(certificate: str, key: str, report: Report) -> None:
     import ssl
 
@@ -123,29 +139,24 @@ def _fits(certificate: str, key: str, report: Report) -> None:
 def _isolation(config: Config, report: Report) -> None:
     """Function executors count too, but a node that isolates its sandboxes and says nothing of functions is warned
     only: microVM nodes are configured like that."""
-    if (
-        config.env == "local"
-        or config.fork_exec.allow_unisolated
-        or not report.sound("env", "fork_exec.allow_unisolated")
-    ):
+    if config.env == "local" or config.fork_exec.allow_unisolated:
+        return
+    drivers = ("driver", "function_driver", "sandbox_driver")
+    if not report.sound("env", "fork_exec.allow_unisolated", *drivers, *(f"{name}.type" for name in drivers)):
         return
     sandboxes = config.sandbox_driver.type == "fork_exec"
-    for name, open_to_all in (
-        ("sandbox_driver", sandboxes),
-        ("function_driver", config.function_driver.type == "fork_exec"),
-    ):
-        if not open_to_all or not report.sound(name, f"{name}.type", "sandbox_driver", "sandbox_driver.type"):
-            continue
-        told = f"{name}.type" in report.given
-        if name == "function_driver" and not told and not sandboxes:
-            report.warnings.append("function_driver: not given, so functions run as child processes without isolation")
-            continue
-        report.problem(
-            f"{name}.type",
-            f"users' code would run as the node's own user in the environment {config.env!r}",
-            got="fork_exec",
-            allowed="docker or firecracker, env: local, or fork_exec.allow_unisolated: true",
-        )
+    functions = config.function_driver.type == "fork_exec"
+    if functions and not sandboxes and "function_driver.type" not in report.given:
+        report.warnings.append("function_driver: not given, so functions run as child processes without isolation")
+        functions = False
+    for path, wrong in (("sandbox_driver.type", sandboxes), ("function_driver.type", functions)):
+        if wrong:
+            report.problem(
+                path,
+                f"users' code would run as the node's own user in the environment {config.env!r}",
+                got="fork_exec",
+                allowed="docker or firecracker, env: local, or fork_exec.allow_unisolated: true",
+            )
 
 
 def _ports(config: Config, report: Report) -> None:

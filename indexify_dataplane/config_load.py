@@ -179,9 +179,9 @@ class _Reading:
                 return None
             return self._tagged(kind, tree, path)
         self._report.given[path] = tree.at
-        if key.inactive:
-            self._report.warnings.append(f"{path}: accepted without effect: {key.inactive}, at {tree.at}")
         null = isinstance(tree, Scalar) and tree.null
+        if key.inactive and not null:
+            self._report.warnings.append(f"{path}: accepted without effect: {key.inactive}, at {tree.at}")
         if null and (key.optional or (isinstance(kind, MapOf) or (isinstance(kind, ListOf) and kind.empty_by_null))):
             self._report.given.pop(path)
             return None if key.optional else type(key.default)() if isinstance(kind, ListOf) else key.default

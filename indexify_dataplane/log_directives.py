@@ -159,6 +159,9 @@ def _level(word: str) -> int | None:
 
 
 def _misspelt(word: str) -> bool:
+    """Whether a level was meant: as a target it would silence everything else."""
+    if word.isdigit():
+        return True
     return "::" not in word and "." not in word and bool(difflib.get_close_matches(word.lower(), LEVELS, 1, 0.75))
 
 
