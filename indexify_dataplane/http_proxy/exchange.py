@@ -1,0 +1,387 @@
+"""One request and its answer: finds a connection to the container, joins it with the client, and tells how it ended.
+
+It knows neither framing nor frames: the client's side is a ``Requester``, the container's an ``Upstream``, each of them
+HTTP/1.1 or HTTP/2. Calls never return control to a side that has let go: after every call that can end the exchange,
+the caller looks no further at it.
+
+A container can close a pooled connection while a request is on its way to it. One that may be repeated without harm,
+and of which no byte of a body was sent, is sent once more on a new connection; for others the socket is looked at right
+before it is used, because a 502 makes clients repeat a command that may have run.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from ..drivers.base import PortRefused
+from ..logs import Logger
+from ..reactor import from_asyncio
+from . import forward, replies
+from .head import IDEMPOTENT, RequestHead
+from .replies import Reply
+from .response import ResponseHead
+from .routes import DAEMON_PORT
+from .routing import Route
+from .shared import NEVER, Shared
+from .telemetry import CLIENT_CLOSED
+from .upstream import Http1Upstream
+
+log = Logger(namespace="indexify_dataplane.http_proxy")
+
+
+class Requester(Protocol):
+    """The client's side of an exchange."""
+
+    deadline: float
+    writing_paused: bool
+
+    def inform(self, head: ResponseHead) -> None:
+        """Pass an interim answer on."""
+
+    def respond(self, head: ResponseHead, length: int, data: bytes, ended: bool, trailers: list[bytes]) -> None: ...
+    def more(self, data: bytes, ended: bool, trailers: list[bytes]) -> None: ...
+    def switch(self, head: ResponseHead, data: bytes) -> None:
+        """The connection is a raw pipe from here on."""
+
+    def pipe(self, data: bytes) -> None: ...
+    def refuse(self, reply: Reply) -> None:
+        """Answer in the proxy's own name; nothing has been sent yet."""
+
+    def cut(self) -> None:
+        """End an answer that has begun so that the client cannot take it for whole."""
+
+    def hold_request(self) -> None: ...
+    def go_on_with_request(self) -> None: ...
+    def exchange_ended(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """The container's side of an exchange."""
+
+    address: str
+    paused_writing: bool
+
+    def request(self, exchange: Exchange, body: bytes, complete: bool, trailers: list[bytes]) -> None: ...
+    def body(self, payload: bytes, complete: bool, trailers: list[bytes]) -> None: ...
+    def pipe(self, data: bytes) -> None: ...
+    def pause_response(self) -> None: ...
+    def resume_response(self) -> None: ...
+    def release(self, complete: bool) -> None: ...
+    def drop(self) -> None: ...
+    def end_pipe(self) -> None: ...
+
+
+class Stage(Enum):
+    CONNECTING = auto()
+    RUNNING = auto()
+    PIPING = auto()
+    OVER = auto()
+
+
+class Exchange:
+    __slots__ = (
+        "_body_sent",
+        "_complete",
+        "_opening",
+        "_peer",
+        "_requester",
+        "_retried",
+        "_reused",
+        "_shared",
+        "_stage",
+        "_started",
+        "_status",
+        "_upstream",
+        "_waiting",
+        "_waiting_trailers",
+        "head",
+        "route",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared, requester: Requester, head: RequestHead, route: Route, peer: bytes) -> None:
+        self._shared = shared
+        self._requester = requester
+        self._peer = peer
+        self.head = head
+        self.route = route
+        self._upstream: Upstream | None = None
+        self._opening: Deferred[None] | None = None
+        self._waiting: list[bytes] = []
+        self._waiting_trailers: list[bytes] = []
+        self._complete = False
+        self._body_sent = False
+        self._reused = False
+        self._retried = False
+        self._status = 0
+        self._stage = Stage.CONNECTING
+        self._started = 0.0
+
+    # -- from the client's side
+
+    def start(self, body: bytes, complete: bool, trailers: list[bytes]) -> None:
+        """Send the request with what is there of its body; ``complete`` when that is all of it."""
+        shared, route = self._shared, self.route
+        shared.telemetry.active_requests += 1
+        shared.exchanges.add(self)
+        self._started = shared.telemetry.seconds()
+        self._complete = complete
+        upstream = shared.pool.take((route.target.container_id, route.port))
+        if isinstance(upstream, Http1Upstream):
+            if self.head.method in IDEMPOTENT or not upstream.stale():
+                self._reused = True
+                self._use(upstream, body, trailers)
+                return
+            upstream.close()
+        self._waiting.append(body)
+        self._waiting_trailers = trailers
+        self._connect()
+
+    def body(self, payload: bytes, complete: bool, trailers: list[bytes]) -> None:
+        """More of the request's body."""
+        self._complete = complete
+        if self._upstream is None:
+            self._waiting.append(payload)
+            self._waiting_trailers = trailers
+            return
+        self._await_request()
+        self._body_sent = True
+        self._upstream.body(payload, complete, trailers)
+
+    def pipe_to_container(self, data: bytes) -> None:
+        if self._upstream is not None:
+            self._touch()
+            self._upstream.pipe(data)
+
+    def client_full(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause_response()
+
+    def client_drained(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume_response()
+
+    def abandon(self) -> None:
+        """The client is gone, or what it sends cannot be relied on: the container's side is dropped."""
+        if self._stage is Stage.OVER:
+            return
+        piping = self._stage is Stage.PIPING
+        upstream = self._let_go()
+        if upstream is not None:
+            if piping:
+                upstream.end_pipe()
+            else:
+                upstream.drop()
+        self._tell(self._status or CLIENT_CLOSED, upstream)
+
+    def expired(self) -> None:
+        """The deadline that was set on the client's side has passed."""
+        if self._stage is Stage.CONNECTING:
+            self._fail(replies.CONNECTION_TIMEOUT, "no connection in time")
+        elif self._stage is Stage.PIPING:
+            self._requester.cut()
+            self.abandon()
+        elif self._upstream is not None and self._upstream.paused_writing:
+            self._fail(replies.WRITE_TIMEOUT, "the container takes no more of the request")
+        elif self.head.expects_continue and not self._body_sent:
+            self._fail(replies.READ_TIMEOUT, "no answer to Expect: 100-continue")
+        else:
+            self._requester.cut()
+            self.abandon()
+
+    # -- from the container's side
+
+    def request_lines(self, address: str) -> list[bytes]:
+        """The fields of the request as they go to the container."""
+        target = self.route.target
+        token = target.token.encode() if target.token is not None and self.route.port == DAEMON_PORT else None
+        return forward.request_lines(
+            self.head,
+            peer=self._peer,
+            address=address.encode(),
+            token=token,
+            strip_credentials=self._shared.settings.strip_credentials,
+        )
+
+    def informed(self, head: ResponseHead) -> None:
+        if self.head.minor:
+            self._requester.inform(head)
+
+    def answered(self, head: ResponseHead, length: int, data: bytes, ended: bool, trailers: list[bytes]) -> None:
+        self._status = head.status
+        self._requester.respond(head, length, data, ended, trailers)
+        if ended:
+            self._finish()
+
+    def more(self, data: bytes, ended: bool, trailers: list[bytes]) -> None:
+        self._requester.more(data, ended, trailers)
+        if ended:
+            self._finish()
+
+    def switched(self, head: ResponseHead, data: bytes) -> None:
+        self._status = head.status
+        self._stage = Stage.PIPING
+        self._shared.telemetry.active_upgrades += 1
+        self._touch()
+        self._requester.switch(head, data)
+
+    def piped(self, data: bytes) -> None:
+        self._touch()
+        self._requester.pipe(data)
+
+    def pipe_ended(self) -> None:
+        """The container closed a raw pipe."""
+        self._finish()
+
+    def upstream_full(self) -> None:
+        if not self._complete:
+            self._requester.deadline = self._shared.now + self._shared.settings.upstream.write_timeout_secs
+        self._requester.hold_request()
+
+    def upstream_drained(self) -> None:
+        if not self._complete:
+            self._requester.deadline = self._shared.now + self._shared.settings.upstream.read_timeout_secs
+        self._requester.go_on_with_request()
+
+    def upstream_broken(self, upstream: Upstream, error: str) -> None:
+        """What the container sends is not HTTP."""
+        self._fail(replies.PROXY_ERROR, error)
+
+    def upstream_lost(self, upstream: Upstream, error: Exception | None, silent: bool) -> None:
+        """The container's connection ended within the exchange; ``silent`` when nothing had come of an answer."""
+        self._upstream = None
+        repeatable = self.head.method in IDEMPOTENT and not self.head.length and self.head.upgrade is None
+        if silent and self._reused and not self._retried and repeatable:
+            self._retried, self._reused = True, False
+            self._stage = Stage.CONNECTING
+            self._connect()
+            return
+        self._fail(replies.CONNECTION_CLOSED, str(error) if error else "closed by the container", upstream.address)
+
+    # -- connecting
+
+    def _connect(self) -> None:
+        self._requester.deadline = self._shared.now + self._shared.settings.upstream.connection_timeout_secs
+        if not self._complete:
+            self._requester.hold_request()
+        self._opening = Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        shared, route = self._shared, self.route
+        upstream: Http1Upstream | None = None
+        where = ""
+        try:
+            daemon = route.target.daemon if route.port == DAEMON_PORT else None
+            host, port = daemon or await shared.routes.connect_address(route.target, route.port)
+            where = f"{host}:{port}"
+            upstream = Http1Upstream(shared, (route.target.container_id, route.port), where)
+            made: Any = upstream
+            await from_asyncio(shared.loop.create_connection(lambda: made, host, port))
+        except CancelledError:
+            # The exchange is over. The connection may have come up in the same turn of the loop.
+            if upstream is not None:
+                upstream.drop()
+        except PortRefused:
+            self._opening = None
+            self._fail(replies.port_not_allowed(route.port), "the port is out of bounds")
+        except ConnectionRefusedError as error:
+            self._not_connected(replies.CONNECTION_REFUSED, error, where)
+        except TimeoutError as error:
+            self._not_connected(replies.CONNECTION_TIMEOUT, error, where)
+        except Exception as error:
+            self._not_connected(replies.PROXY_ERROR, error, where)
+        else:
+            self._opening = None
+            log.debug(
+                "Routing request to container", container_addr=where, method=self.head.method.decode("ascii"),
+                path=self.head.path, **self._where(),
+            )  # fmt: skip
+            body, self._waiting = b"".join(self._waiting), []
+            self._use(upstream, body, self._waiting_trailers)
+            if not self._complete and not upstream.paused_writing:
+                self._requester.go_on_with_request()
+
+    def _not_connected(self, reply: Reply, error: Exception, address: str) -> None:
+        self._opening = None
+        log.error(
+            "Failed to connect to container", error=str(error), error_type=type(error).__name__, peer_addr=address,
+            path=self.head.path, method=self.head.method.decode("ascii"), **self._where(),
+        )  # fmt: skip
+        self._refuse(reply)
+
+    def _use(self, upstream: Upstream, body: bytes, trailers: list[bytes]) -> None:
+        self._upstream = upstream
+        self._stage = Stage.RUNNING
+        self._body_sent = bool(body)
+        self._await_request()
+        upstream.request(self, body, self._complete, trailers)
+        if self._requester.writing_paused:
+            upstream.pause_response()
+
+    # -- ends
+
+    def _finish(self) -> None:
+        """The answer went out whole, or a pipe ended."""
+        upstream = self._let_go()
+        if upstream is not None:
+            upstream.release(self._complete)
+        self._tell(self._status, upstream)
+        self._requester.exchange_ended()
+
+    def _fail(self, reply: Reply, error: str, address: str = "") -> None:
+        if self._stage is Stage.OVER:
+            return
+        if self._upstream is not None:
+            address = self._upstream.address
+        log.error(
+            "Proxy error", error_type=reply.code, error=error, container_addr=address,
+            response_status=self._status or reply.status, path=self.head.path,
+            method=self.head.method.decode("ascii"), **self._where(),
+        )  # fmt: skip
+        self._refuse(reply)
+
+    def _refuse(self, reply: Reply) -> None:
+        begun = self._status != 0
+        upstream = self._let_go()
+        if upstream is not None:
+            upstream.drop()
+        self._shared.telemetry.failed(reply, self.route.port)
+        if begun:
+            self._requester.cut()
+        else:
+            self._requester.refuse(reply)
+        self._requester.exchange_ended()
+
+    def _let_go(self) -> Upstream | None:
+        telemetry = self._shared.telemetry
+        telemetry.active_requests -= 1
+        if self._stage is Stage.PIPING:
+            telemetry.active_upgrades -= 1
+        self._stage = Stage.OVER
+        self._shared.exchanges.discard(self)
+        upstream, self._upstream = self._upstream, None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+        return upstream
+
+    def _tell(self, status: int, upstream: Upstream | None) -> None:
+        telemetry = self._shared.telemetry
+        telemetry.answered(
+            self.head, self.route.target.sandbox_id, self.route.port, status,
+            telemetry.seconds() - self._started, upstream.address if upstream is not None else "",
+        )  # fmt: skip
+
+    def _await_request(self) -> None:
+        """From the end of the request on there is no limit: a late answer is better than a command run twice."""
+        waits = self._shared.settings.upstream.read_timeout_secs
+        self._requester.deadline = NEVER if self._complete else self._shared.now + waits
+
+    def _touch(self) -> None:
+        idle = self._shared.settings.upgrade_idle_timeout_secs
+        self._requester.deadline = self._shared.now + idle if idle else NEVER
+
+    def _where(self) -> dict[str, Any]:
+        return {"sandbox_id": self.route.target.sandbox_id, "port": self.route.port}

@@ -1,0 +1,46 @@
+"""What all connections of one edge have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import define
+
+from .pool import IdleConnections
+from .routes import Routes, Settings
+from .routing import Router
+from .telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+
+HIGH_WATER = 64 * 1024
+LOW_WATER = 16 * 1024
+"""Bytes that may wait in a transport before its other side stops being read, and that let it go on."""
+
+NEVER = float("inf")
+
+
+class Clock(Protocol):
+    """The part of ``IReactorTime`` that is needed here."""
+
+    def seconds(self) -> float: ...
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
+
+
+@define(kw_only=True, eq=False)
+class Shared:
+    """``now`` is the reactor's time at the last sweep, a second old at most: enough for deadlines, and free."""
+
+    settings: Settings
+    routes: Routes
+    router: Router
+    pool: IdleConnections
+    telemetry: Telemetry
+    loop: asyncio.AbstractEventLoop
+    now: float
+    connections: set[Any]
+    exchanges: set[Exchange]
+    draining: bool = False
