@@ -10,11 +10,12 @@ from google.protobuf.message import Message
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
+from indexify_dataplane.reactor import Clock
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
+from .alarm import Alarm
 from .application_actions import ApplicationActions
 from .blobs import Blobs
-from .clock import Alarm, Clock
 from .errors import RpcError
 from .events import Story
 from .faults import DelayReply, DropReply, Fail, Faults
@@ -70,15 +71,15 @@ class Engine:
         self.faults = Faults()
         self.world = World(clock, wall, random, blobs, snapshot_base or blobs.base)
         self.fleet = Fleet(self.world)
-        story = Story(self.world)
+        self.story = Story(self.world)
         self._sandboxes = Sandboxes(self.world, self.fleet)
         self._snapshots = Snapshots(self.world, self.fleet, self._sandboxes)
-        self._runs = Runs(self.world, self.fleet, story)
+        self._runs = Runs(self.world, self.fleet, self.story)
         self._placement = Placement(
             world=self.world,
             fleet=self.fleet,
             runs=self._runs,
-            story=story,
+            story=self.story,
             idle_secs=idle_container_secs,
             settle=self.settle,
         )

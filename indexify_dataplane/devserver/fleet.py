@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
-from .clock import Alarm
+from .alarm import Alarm
 from .outbox import Outbox
 from .state import Allocation, Amount, Container, Executor, Snapshot, World
 

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from .clock import Clock
+from indexify_dataplane.reactor import Clock
 
 RESPONSE_BYTES = 8 * 1024 * 1024
 """The most that one poll response carries (spec: server limits); at least one item goes in any case."""

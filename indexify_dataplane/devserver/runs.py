@@ -46,7 +46,7 @@ class Runs:
         """Begin a request with its entry call, which has the request's id."""
         self._world.requests[(request.namespace, request.application, request.id)] = request
         self._story.tell(request, "RequestStarted")
-        self._add(request, request.id, function, (body,), b"", None)
+        self.make_ready(self._add(request, request.id, function, (body,), b"", None))
 
     def _add(
         self,

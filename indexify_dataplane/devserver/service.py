@@ -9,12 +9,17 @@ from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from .blobs import DirectoryBlobs
 from .engine import LONG_POLL_SECS, Engine
 from .grpc import GrpcPort
+from .rest import RestSite, Routes
+from .rest_applications import ApplicationRoutes
+from .rest_sandboxes import SandboxRoutes
+from .sandbox_proxy import SandboxProxy
 
 log = Logger()
 
@@ -36,6 +41,37 @@ class GrpcService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._port.stop())
+
+
+class TcpService(Service):
+    """Owns one listening port. ``started`` fires with the bound port, or fails with OSError."""
+
+    def __init__(self, reactor: Any, what: str, factory: Any, host: str, port: int) -> None:
+        self._reactor = reactor
+        self._what = what
+        self._factory = factory
+        self._host = host
+        self._wanted = port
+        self._listening: Any = None
+        self.started: Deferred[int] = Deferred()
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        try:
+            self._listening = self._reactor.listenTCP(self._wanted, self._factory, interface=self._host)
+        except CannotListenError as error:
+            self.started.errback(OSError(f"cannot listen on {self._host}:{self._wanted} for {self._what}: {error}"))
+            return
+        self.started.callback(self._listening.getHost().port)
+
+    async def _stop(self) -> None:
+        if self._listening is not None:
+            listening, self._listening = self._listening, None
+            await maybeDeferred(listening.stopListening)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
 
 
 class DevServer(MultiService):
@@ -66,6 +102,7 @@ class DevServer(MultiService):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._blob_dir = str(blob_dir)
+        self._host = host
         self.engine = engine or Engine(
             clock=reactor,
             blobs=DirectoryBlobs(blob_dir),
@@ -79,11 +116,32 @@ class DevServer(MultiService):
         grpc_service = GrpcService(self.engine, host, grpc_port, grpc_credentials)
         grpc_service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.grpc_started = grpc_service.started
+        patterns = SandboxRoutes(self.engine).patterns() + ApplicationRoutes(self.engine, reactor).patterns()
+        self._site = RestSite(Routes(patterns, allowed_hosts), reactor)
+        rest_service = TcpService(reactor, "REST", self._site, host, rest_port)
+        rest_service.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self.rest_started = rest_service.started
+        self._proxy = SandboxProxy(self.engine, reactor)
+        self.sandbox_proxy_started: Deferred[int] | None = None
+        if sandbox_proxy_port is not None:
+            proxy_service = TcpService(reactor, "the sandbox-proxy", self._proxy, host, sandbox_proxy_port)
+            proxy_service.setServiceParent(self)  # type: ignore[no-untyped-call]
+            self.sandbox_proxy_started = proxy_service.started
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         log.warn("development control plane: its state is in memory and is gone when it stops", blob_dir=self._blob_dir)
 
+    async def listening(self) -> dict[str, int]:
+        """Wait until every listener is up; the bound ports by name. OSError when one cannot be had."""
+        ports = {"grpc": await self.grpc_started, "rest": await self.rest_started}
+        if self.sandbox_proxy_started is not None:
+            ports["sandbox_proxy"] = await self.sandbox_proxy_started
+        log.info("development control plane is listening", host=self._host, **ports)
+        return ports
+
     def stopService(self) -> Deferred[Any]:
         self.engine.close()
+        self._site.close()
+        self._proxy.close()
         return super().stopService()  # type: ignore[no-untyped-call,no-any-return]

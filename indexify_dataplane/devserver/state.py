@@ -11,10 +11,11 @@ from typing import Any
 
 from attrs import Factory, define, field
 
+from indexify_dataplane.reactor import Clock
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
+from .alarm import Alarm
 from .blobs import Blobs
-from .clock import Alarm, Clock
 from .outbox import Outbox
 
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -1,0 +1,244 @@
+"""REST over plain twisted.web: routes by pattern, refusals as plain text, and what keeps web pages out.
+
+The server runs code for whoever may talk to it, so a page open in a browser must not: requests are refused when their
+Host is a name that could be anybody's (DNS rebinding) or when their Origin is another site, JSON routes insist on a
+JSON content type, and no CORS header is ever sent.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
+
+import msgspec
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from .errors import Refused
+
+log = Logger()
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+BODY_BYTES = 10 * 1024 * 1024
+"""The most that any route takes (the invocation of an application); multipart bodies have a lower limit."""
+
+
+@frozen
+class Reply:
+    """A whole answer."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def as_json(value: Any, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(value, separators=(",", ":")).encode(), "application/json")
+
+
+class Call:
+    """One request as a route sees it."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+    @property
+    def body(self) -> bytes:
+        self.request.content.seek(0)
+        body: bytes = self.request.content.read()
+        return body
+
+    @property
+    def method(self) -> str:
+        return str(self.request.method.decode("latin-1"))
+
+    def header(self, name: str) -> str | None:
+        value: str | None = self.request.getHeader(name)
+        return value
+
+    def query(self, name: str, default: str | None = None) -> str | None:
+        values = self.request.args.get(name.encode())
+        return values[0].decode("utf-8", "replace") if values else default
+
+    def count(self, name: str, default: int) -> int:
+        """A number of the query. Refused 400 when it is none."""
+        text = self.query(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit():
+            raise Refused(400, f"{name} must be a number, not {text!r}")
+        return int(text)
+
+    def shaped(self, shape: type[S]) -> S:
+        """The JSON body. Refused 415, 400 or 422 when it is none, broken, or has wrong fields."""
+        media = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+            raise Refused(415, "Expected request with `Content-Type: application/json`")
+        try:
+            return msgspec.json.decode(self.body, type=shape)
+        except msgspec.ValidationError as error:
+            raise Refused(422, f"Failed to deserialize the JSON body into the target type: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Refused(400, f"Failed to parse the request body as JSON: {error}") from error
+
+
+Answer = Reply | None
+"""None: the route writes the answer itself, now or later."""
+
+Route = Callable[..., Answer]
+
+
+@frozen
+class Pattern:
+    """A method and a path with ``{names}``, each one segment."""
+
+    method: str
+    path: str
+    route: Route
+
+    def expression(self) -> re.Pattern[str]:
+        return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(self.path)))
+
+
+class Routes(Resource):
+    """Finds the route of a request, guards it and writes its answer."""
+
+    isLeaf = True
+
+    def __init__(self, patterns: Iterable[Pattern], allowed_hosts: Iterable[str] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._table = [(pattern.method, pattern.expression(), pattern.route) for pattern in patterns]
+        self._allowed_hosts = {name.lower() for name in allowed_hosts}
+
+    def render(self, request: Any) -> Any:
+        try:
+            answer = self._answer(request)
+        except Refused as refusal:
+            answer = Reply(refusal.status, refusal.message.encode(), "text/plain; charset=utf-8")
+        except Exception:
+            log.failure("REST request failed", method=request.method, path=request.path)
+            answer = Reply(500, b"internal error; see the server's log", "text/plain; charset=utf-8")
+        if answer is None:
+            return NOT_DONE_YET
+        return write(request, answer)
+
+    def _answer(self, request: Any) -> Answer:
+        self._guard(request)
+        path = request.path.decode("latin-1")
+        if len(path) > 1:
+            path = path.rstrip("/")
+        allowed = set()
+        method = request.method.decode("latin-1")
+        for wanted, expression, route in self._table:
+            found = expression.fullmatch(path)
+            if found is None:
+                continue
+            if wanted == method:
+                names = {name: unquote(value) for name, value in found.groupdict().items()}
+                return route(Call(request), **names)
+            allowed.add(wanted)
+        if allowed:
+            return Reply(405, b"Method Not Allowed", "text/plain", (("Allow", ", ".join(sorted(allowed))),))
+        return Reply(404, b"Not Found", "text/plain")
+
+    def _guard(self, request: Any) -> None:
+        host = request.getHeader("host") or ""
+        if not self._is_ours(host):
+            raise Refused(403, f"Host {host!r} is not one of this server's names; allow it with an option")
+        origin = request.getHeader("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise Refused(403, "requests from web pages of other origins are refused")
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def write(request: Any, reply: Reply) -> bytes:
+    """Put the head of ``reply`` on the request; its body."""
+    request.setResponseCode(reply.status)
+    if reply.content_type is not None:
+        request.setHeader("Content-Type", reply.content_type)
+    else:
+        # twisted.web would say text/html.
+        request.defaultContentType = None
+    for name, value in reply.headers:
+        request.setHeader(name, value)
+    request.setHeader("Content-Length", str(len(reply.body)))
+    return b"" if request.method == b"HEAD" else reply.body
+
+
+class BoundedRequest(Request):
+    """A request whose body may not grow without limit."""
+
+    _received = 0
+    _refused = False
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received <= BODY_BYTES:
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+        elif not self._refused:
+            self._refused = True
+            channel: Any = self.channel
+            channel.transport.write(
+                b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 17\r\nConnection: close\r\n\r\nPayload Too Large"
+            )
+            channel.loseConnection()
+
+
+class RestSite(Site):
+    """The routes as a site; requests are logged at debug level. ``close`` ends the connections that clients keep."""
+
+    noisy = False
+
+    def __init__(self, routes: Routes, reactor: Any) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            routes, requestFactory=BoundedRequest, reactor=reactor, parsePOSTFormSubmission=False
+        )
+
+        self._channels: WeakSet[Any] = WeakSet()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        channel = super().buildProtocol(addr)  # type: ignore[no-untyped-call]
+        self._channels.add(channel)
+        return channel
+
+    def close(self) -> None:
+        for channel in list(self._channels):
+            if channel.transport is not None:
+                channel.transport.abortConnection()
+
+    def log(self, request: Any) -> None:
+        log.debug("REST request", method=request.method.decode(), path=request.path.decode(), status=request.code)
+
+
+def gone(request: Any) -> Deferred[None]:
+    """Fires when the request's connection is over, however that came."""
+    over: Deferred[None] = Deferred()
+
+    def note(_: Failure | None) -> None:
+        over.callback(None)
+
+    request.notifyFinish().addBoth(note)
+    return over
