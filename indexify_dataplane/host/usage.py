@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
 from attrs import frozen
 from twisted.application.service import Service
@@ -12,18 +11,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ..metrics import Metrics
-from ..reactor import Clock
+from ..reactor import Calls, Clock
 from . import probes
 from .resources import Files, disk_space
 
 log = Logger()
-T = TypeVar("T")
-
-
-class Threads(Protocol):
-    """What runs a blocking call elsewhere (``reactor.Pool``): a hung file system must not stop the node."""
-
-    def run(self, call: Callable[[], T], /) -> Deferred[T]: ...
 
 
 @frozen
@@ -46,7 +38,8 @@ def look(*, disks: Sequence[str], root: str = "/") -> Free:
 
 
 class FreeResources(Service):
-    """Keeps the three ``resources.free_*`` gauges fresh, ``interval`` seconds apart."""
+    """Keeps the three ``resources.free_*`` gauges fresh, ``interval`` seconds apart. ``calls`` is somebody else's: a
+    hung file system takes one of its threads and nothing more."""
 
     name = "free-resources"
 
@@ -54,7 +47,7 @@ class FreeResources(Service):
         self,
         *,
         clock: Clock,
-        threads: Threads,
+        calls: Calls,
         metrics: Metrics,
         disks: Sequence[str],
         root: str = "/",
@@ -63,7 +56,7 @@ class FreeResources(Service):
         self.cpu_percent = 100.0
         self.memory_bytes = 0.0
         self.disk_bytes = 0.0
-        self._threads = threads
+        self._calls = calls
         self._metrics = metrics
         self._disks = tuple(disks)
         self._root = root
@@ -91,7 +84,7 @@ class FreeResources(Service):
 
     async def _look(self) -> None:
         try:
-            free = await self._threads.run(lambda: look(disks=self._disks, root=self._root))
+            free = await self._calls.run(look, disks=self._disks, root=self._root)
         except CancelledError:
             return
         except Exception as error:

@@ -187,8 +187,8 @@ class Inline:
 
     error: Exception | None = None
 
-    def run(self, call):  # type: ignore[no-untyped-def]
-        return fail(self.error) if self.error else succeed(call())
+    def run(self, call, **arguments):  # type: ignore[no-untyped-def]
+        return fail(self.error) if self.error else succeed(call(**arguments))
 
 
 class UsageTest(HostTestCase):
@@ -197,7 +197,7 @@ class UsageTest(HostTestCase):
         self.clock, self.metrics, self.threads = Clock(), Metrics(), Inline()
         self.free = FreeResources(
             clock=self.clock,
-            threads=self.threads,
+            calls=self.threads,
             metrics=self.metrics,
             disks=[str(self.host.root)],
             root=str(self.host.root),
@@ -234,7 +234,7 @@ class UsageTest(HostTestCase):
     def test_a_hung_look_is_not_doubled_and_is_given_up_at_stop(self) -> None:
         hung: list[Deferred[object]] = []
 
-        def hang(call: object) -> Deferred[object]:
+        def hang(call: object, **arguments: object) -> Deferred[object]:
             hung.append(Deferred())
             return hung[-1]
 
