@@ -4,7 +4,7 @@ A driver calls ``ensure(state_dir)`` once (in a Pool), mounts ``bundle.path`` re
 ``bundle.command()`` plus the daemon's arguments as entrypoint, and ``container_environment`` for the environment.
 """
 
-from .build import build, bundles_in, ensure, locate, prune
+from .building import build, bundles_in, ensure, locate, prune
 from .bundle import MOUNT_POINT, Bundle
 from .environment import container_environment, guarded
 from .errors import BundleDamaged, BundleError, PlaceRefused

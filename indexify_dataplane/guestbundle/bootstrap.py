@@ -2,33 +2,38 @@
 
 The bundle carries this file as ``main.pyc``. The dynamic loader and libc read ``LD_*``, ``GLIBC_TUNABLES`` and
 ``LC_ALL`` when the process starts and never again, so the node starts the container without the user's values (see
-``environment.py``) and passes them as ``INDEXIFY_CHILD_ENV_<NAME>``: ``=value`` for a variable that was set, an empty
-text for one that was not. From here on the daemon's ``os.environ`` is the user's own, and children inherit nothing of
-the loader's. Imports only what the daemon imports too.
+``environment.py``) and passes those that were set as ``INDEXIFY_ORIGINAL_<NAME>``. From here on the daemon's
+``os.environ`` is the user's own, and children inherit nothing of the loader's.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
-from collections.abc import MutableMapping
+from importlib import import_module
+from importlib.machinery import PathFinder
 
-ORIGINAL_PREFIX = "INDEXIFY_CHILD_ENV_"
+TYPE_CHECKING = False  # spares the daemon the typing module
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+ORIGINAL_PREFIX = "INDEXIFY_ORIGINAL_"
+# What the daemon itself runs with: no locale files of another libc, and no LC_CTYPE set by the interpreter for itself
+# and all children, which it does where the locale is C but not chosen explicitly.
+OWN_VALUES = {"LC_ALL": "C"}
 GUEST_PACKAGE = "indexify_dataplane.guest"
 PROCESS_NAME = "indexify-daemon"  # 15 characters: all that the kernel keeps
 
 
 def restore(environment: MutableMapping[str, str]) -> None:
-    """Undo what ``environment.guarded`` did; variables without a record stay as they are."""
+    """Undo what ``environment.guarded`` did."""
+    for name, value in OWN_VALUES.items():
+        if environment.get(name) == value:
+            del environment[name]
     for key in [key for key in environment if key.startswith(ORIGINAL_PREFIX)]:
-        name, record = key[len(ORIGINAL_PREFIX) :], environment.pop(key)
-        if not name:
-            continue
-        if record.startswith("="):
-            environment[name] = record[1:]
-        else:
-            environment.pop(name, None)
+        value = environment.pop(key)
+        if key != ORIGINAL_PREFIX:
+            environment[key[len(ORIGINAL_PREFIX) :]] = value
 
 
 def run() -> None:
@@ -40,7 +45,7 @@ def run() -> None:
     except OSError:
         # Without /proc the process keeps the loader's name; nothing depends on it.
         sys.stderr.write("the process name could not be set: /proc/self/comm is not writable\n")
-    spec = importlib.util.find_spec(GUEST_PACKAGE + ".__main__")
+    spec = PathFinder.find_spec(GUEST_PACKAGE + ".__main__", import_module(GUEST_PACKAGE).__path__)
     if spec is None or spec.loader is None:
         raise SystemExit(f"the bundle is incomplete: {GUEST_PACKAGE}.__main__ is missing")
     code = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]

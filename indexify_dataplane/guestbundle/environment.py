@@ -2,22 +2,19 @@
 
 An image may set ``LD_PRELOAD``, ``LD_TRACE_LOADED_OBJECTS``, ``GLIBC_TUNABLES`` and the like for its own programs; the
 bundle's loader would obey them and run the image's code in the daemon, or end before it. ``PYTHON*`` needs no care: the
-interpreter runs isolated (``-I``). ``LC_ALL=C`` keeps the bundle's libc from reading locale files of another libc and
-the interpreter from setting ``LC_CTYPE`` for itself and all children.
+interpreter runs isolated (``-I``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .bootstrap import ORIGINAL_PREFIX
-
-_OWN_VALUES = {"LC_ALL": "C"}
+from .bootstrap import ORIGINAL_PREFIX, OWN_VALUES
 
 
 def is_guarded(name: str) -> bool:
     """Whether libc or the loader would act on this variable in the daemon."""
-    return name.startswith("LD_") or name == "GLIBC_TUNABLES" or name in _OWN_VALUES
+    return name.startswith("LD_") or name == "GLIBC_TUNABLES" or name in OWN_VALUES
 
 
 def guarded(wanted: Mapping[str, str]) -> dict[str, str]:
@@ -28,13 +25,8 @@ def guarded(wanted: Mapping[str, str]) -> dict[str, str]:
     environment = {
         name: value for name, value in wanted.items() if not is_guarded(name) and not name.startswith(ORIGINAL_PREFIX)
     }
-    for name, value in wanted.items():
-        if is_guarded(name):
-            environment[ORIGINAL_PREFIX + name] = "=" + value
-    for name, value in _OWN_VALUES.items():
-        environment[name] = value
-        environment.setdefault(ORIGINAL_PREFIX + name, "")
-    return environment
+    environment |= {ORIGINAL_PREFIX + name: value for name, value in wanted.items() if is_guarded(name)}
+    return environment | OWN_VALUES
 
 
 def container_environment(image_env: Iterable[str], additions: Mapping[str, str] | None = None) -> list[str]:

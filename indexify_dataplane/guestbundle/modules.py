@@ -30,8 +30,8 @@ BLOCKED = frozenset({"ssl", "_ssl", "_hashlib", "bz2", "_bz2", "lzma", "_lzma"})
 # Late imports of the standard library that belong to a debugger, an installer or a demonstration, never to a daemon.
 # Nothing stops the guest from importing one of them by itself.
 NOT_FOLLOWED = frozenset(
-    {"doctest", "email", "importlib.metadata", "importlib.readers", "importlib.resources", "multiprocessing", "pdb",
-     "pydoc", "setuptools", "statistics", "tracemalloc", "unittest", "xml", "zipfile"}
+    {"concurrent.futures.process", "doctest", "email", "importlib.metadata", "importlib.readers", "importlib.resources",
+     "multiprocessing", "pdb", "pydoc", "setuptools", "statistics", "tracemalloc", "unittest", "xml", "zipfile"}
 )  # fmt: skip
 
 # Reached by name from C or by a module's __getattr__, so no import statement tells of them.
@@ -41,13 +41,15 @@ REACHED_BY_NAME = (
     "encodings.idna",
     "encodings.latin_1",
     "encodings.utf_8",
-    "importlib.util",
     "stringprep",
     "unicodedata",
 )
 
+_BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
+
 _IMPORTER = """
 import sys
+from importlib.machinery import PathFinder
 blocked = set(sys.argv[1].split(","))
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -65,6 +67,10 @@ for name, module in list(sys.modules.items()):
     spec = getattr(module, "__spec__", None)
     if spec and spec.name == name:
         found[name] = spec.origin, getattr(module, "__file__", None), hasattr(module, "__path__")
+    elif path := getattr(sys.modules.get(name.rpartition(".")[0]), "__path__", None):
+        # A module that put another one in its place (collections.abc since 3.13) is needed for doing so.
+        if (spec := PathFinder.find_spec(name, path)) is not None:
+            found[name] = spec.origin, None, False
 import json
 json.dump([found, failed], sys.stdout)
 """
@@ -118,8 +124,9 @@ def _read_carried(source: Path) -> tuple[dict[str, Module], set[str], set[str]]:
         parts = file.relative_to(source).with_suffix("").parts
         queue.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     carried: dict[str, Module] = {}
-    wanted: set[str] = {*REACHED_BY_NAME, "importlib.util", "os"}
-    required: set[str] = set()
+    wanted: set[str] = {*REACHED_BY_NAME, "os"}
+    required = {found.module for found in imports(ast.parse(_BOOTSTRAP.read_bytes()), "main", is_package=False)}
+    wanted |= required
     while queue:
         name = queue.pop()
         if name in carried:
@@ -185,7 +192,7 @@ def _import_in(python: Path, names: Iterable[str]) -> tuple[dict[str, Module], s
     known = {}
     for name, (origin, file, is_package) in loaded.items():
         path = file if origin == "frozen" else origin
-        if path and path.endswith((".py", ".so")):
+        if path and path.endswith((".py", ".so")) and not name.startswith("_frozen_"):
             known[name] = Module(name=name, file=Path(path), is_package=is_package)
     return known, set(failed)
 

@@ -206,8 +206,9 @@ def _check_runs(folder: Path, digest: str) -> None:
         if file.stem != "__main__"
     ]
     bundle = read_manifest(folder, digest)
+    code = f"import sys; sys.path.append({str(folder)!r}); import main, {', '.join(names)}"
     done = subprocess.run(
-        [*bundle.interpreter(folder), "-c", "import " + ", ".join(names)],
+        [*bundle.interpreter(folder), "-c", code],
         capture_output=True, text=True, env={"LC_ALL": "C"}, timeout=60,
     )  # fmt: skip
     if done.returncode:
