@@ -121,9 +121,9 @@ class Outbox:
 
     def accepted(self, batch: Batch) -> None:
         """The server has the batch: its items leave."""
-        gone = set(batch.ids)
-        self._remove(gone)
+        gone = frozenset(batch.ids)
         self._suspects = tuple(id for id in self._suspects if id not in gone)
+        self._remove(gone)
         self._refusals = 0
 
     def refused(self, batch: Batch) -> Item | None:
@@ -149,7 +149,7 @@ class Outbox:
 
     def remove(self, item: Item) -> None:
         """Give up a refused item that nothing can replace."""
-        self._remove({item.id})
+        self._remove(frozenset((item.id,)))
         self._end_search()
 
     def _end_search(self) -> None:
@@ -161,20 +161,8 @@ class Outbox:
         items = tuple(item for queue in self._queues.values() for item in queue if item.id in chosen)
         return Batch(items, more=len(self) > len(items))
 
-    def _remove(self, ids: set[int]) -> None:
-        for kind, queue in self._queues.items():
-            if not ids:
-                return
+    def _remove(self, ids: frozenset[int]) -> None:
+        # A batch, a half of the suspects and the guilty one are all at the front of their queues.
+        for queue in self._queues.values():
             while queue and queue[0].id in ids:
-                item = queue.popleft()
-                ids.discard(item.id)
-                self.bytes -= len(item.encoded)
-            if ids and any(item.id in ids for item in queue):
-                kept: deque[Item] = deque()
-                for item in queue:
-                    if item.id in ids:
-                        ids.discard(item.id)
-                        self.bytes -= len(item.encoded)
-                    else:
-                        kept.append(item)
-                self._queues[kind] = kept
+                self.bytes -= len(queue.popleft().encoded)
