@@ -31,6 +31,7 @@ log = Logger()
 
 MAX_ITEM_BYTES = 20 * 1024 * 1024
 """The server takes messages of 32 MiB, and a heartbeat is more than its item."""
+TEXT_LIMIT = 4000
 _KNOWN_ENCODINGS = range(1, 6)  # DataPayloadEncoding; the server fails the heartbeat on any other number.
 
 
@@ -113,7 +114,8 @@ def _response(body: ReportBody) -> pb.CommandResponse | None:
             _require(body.snapshot_id, "snapshot_failed.snapshot_id is missing")
             failed = message.snapshot_failed
             failed.container_id, failed.snapshot_id = body.container_id, body.snapshot_id
-            failed.error_message = body.message
+            # Text from a tool may be long, and may hold what is not UTF-8.
+            failed.error_message = body.message[:TEXT_LIMIT].encode("utf-8", "replace").decode("utf-8")
         case _:
             return None
     return message
