@@ -70,7 +70,7 @@ class Engine:
         self._reaping = Alarm(clock)
         self.faults = Faults()
         self.world = World(clock, wall, random, blobs, snapshot_base or blobs.base)
-        self.fleet = Fleet(self.world)
+        self.fleet = Fleet(self.world, self._stir)
         self.story = Story(self.world)
         self._sandboxes = Sandboxes(self.world, self.fleet)
         self._snapshots = Snapshots(self.world, self.fleet, self._sandboxes)
@@ -108,6 +108,11 @@ class Engine:
 
     def call(self, rpc: str, request: Message) -> Deferred[Message]:
         """One rpc by name, as it comes from the wire, with the faults that were ordered. Fails with RpcError."""
+        answer = self._call(rpc, request)
+        self.faults.taken_up(rpc, request)
+        return answer
+
+    def _call(self, rpc: str, request: Message) -> Deferred[Message]:
         self.faults.record(rpc, request)
         fault = self.faults.next(rpc)
         if isinstance(fault, Fail):
@@ -221,9 +226,14 @@ class Engine:
             self._placement.schedule()
         self.fleet.flush()
 
+    def _stir(self) -> None:
+        self.world.stirred = True
+        self.settle()
+
     def close(self) -> None:
         """Stop all timers and end all held polls."""
         self._reaping.stop()
+        self.fleet.refill.stop()
         for executor in self.world.executors.values():
             executor.lapse.stop()
             executor.commands.fail(RpcError("UNAVAILABLE", "the server is stopping"))

@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 
 from attrs import Factory, define, frozen
 from google.protobuf.message import Message
+from twisted.internet.defer import Deferred
 
 
 @frozen
@@ -39,6 +40,7 @@ class Faults:
 
     recording: bool = False
     recorded: list[tuple[str, Message]] = Factory(list)
+    _awaited: list[Deferred[tuple[str, Message]]] = Factory(list)
     _planned: defaultdict[str, deque[Fault]] = Factory(lambda: defaultdict(deque))
 
     def fail_next(self, rpc: str, times: int = 1, code: str = "UNAVAILABLE", message: str = "fault") -> None:
@@ -57,6 +59,17 @@ class Faults:
     def next(self, rpc: str) -> Fault | None:
         planned = self._planned.get(rpc)
         return planned.popleft() if planned else None
+
+    def arrival(self) -> Deferred[tuple[str, Message]]:
+        """Fires with the next call that comes in, when it has been taken up."""
+        awaited: Deferred[tuple[str, Message]] = Deferred()
+        self._awaited.append(awaited)
+        return awaited
+
+    def taken_up(self, rpc: str, request: Message) -> None:
+        awaited, self._awaited = self._awaited, []
+        for arrival in awaited:
+            arrival.callback((rpc, request))
 
     def record(self, rpc: str, request: Message) -> None:
         if self.recording:

@@ -7,7 +7,7 @@ were touched, so all of them repeat in normal operation, as the real server's do
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
@@ -15,6 +15,7 @@ from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
 from .alarm import Alarm
 from .outbox import Outbox
+from .refill import Refill
 from .state import Allocation, Amount, Container, Executor, Snapshot, World
 
 log = Logger()
@@ -23,8 +24,9 @@ log = Logger()
 class Fleet:
     """Keeps executors and containers in step with each other and turns touched records into commands."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, wake: Callable[[], None]) -> None:
         self._world = world
+        self.refill = Refill(world.clock, wake)
         self._removals: dict[str, tuple[str, str]] = {}
         self._updates: dict[str, Container] = {}
         self._additions: dict[str, Container] = {}
@@ -107,6 +109,8 @@ class Fleet:
 
     def end(self, container: Container, reason: int) -> None:
         """The container is dead: its resources are free, and a RemoveContainer for it follows."""
+        if container.state == "pending" and container.wanted and container.pool_id:
+            self.refill.failed(container.pool_key)
         if container.state != "terminated":
             container.state, container.reason = "terminated", reason
         container.wanted = False

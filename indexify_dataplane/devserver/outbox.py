@@ -38,6 +38,11 @@ class Outbox(Generic[M]):
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def held(self) -> int:
+        """How many polls are held open."""
+        return len(self._held)
+
     def reset(self) -> None:
         """Forget all items and begin again at 1, as after a registration. Held polls stay held."""
         self._items.clear()

@@ -152,10 +152,10 @@ class Placement:
 
     def _keep_floor(self, application: Application) -> None:
         for name, function in application.manifest["functions"].items():
-            floor = self._floor(function)
-            if not floor:
+            key = (application.namespace, f"{application.name}|{name}|{application.current}")
+            if not self._floor(function) or not self._fleet.refill.may(key):
                 continue
-            members = self._fleet.members(application.namespace, f"{application.name}|{name}|{application.current}")
+            members = self._fleet.members(*key)
             free = sum(1 for container in members if not container.allocations)
             missing = max((function["min_containers"] or 0) - len(members), (function["warm_containers"] or 0) - free)
             limit = function["max_containers"]

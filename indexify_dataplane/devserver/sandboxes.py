@@ -141,6 +141,8 @@ class Sandboxes:
     def container_started(self, container: Container) -> None:
         """A pending container became usable: it and its sandbox are running."""
         container.state = "running"
+        if container.pool_id:
+            self._fleet.refill.started(container.pool_key)
         sandbox = self._world.sandboxes.get(container.sandbox_id or "")
         promoted = sandbox is not None and sandbox.status == "pending"
         if sandbox is not None and promoted:
@@ -231,6 +233,8 @@ class Sandboxes:
         return found[0] if found else None
 
     def _fill(self, pool: Pool) -> None:
+        if not self._fleet.refill.may((pool.namespace, pool.id)):
+            return
         siblings = self._fleet.members(pool.namespace, pool.id)
         warm = [container for container in siblings if container.sandbox_id is None]
         room = math.inf if pool.max_containers is None else pool.max_containers - len(siblings)
