@@ -1,0 +1,193 @@
+"""The composition root: ports first, then the API and the entrypoint, then an orderly end.
+
+Both ports are taken before anything else; if either fails, the daemon says so in one line and exits with 1. Under a
+held start the HTTP API refuses connections and the entrypoint waits until the go, which comes over the gRPC port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from . import command_line, environment
+from .children import Children, Identity
+from .command_line import Options, UsageError
+from .daemon_api import DaemonApi
+from .entrypoint import Entrypoint
+from .file_api import FileApi
+from .grpc_port import DaemonCalls, GrpcPort
+from .http1 import HttpServer
+from .logs import Log
+from .oom import OomKills, counter_path
+from .output_log import OutputStore
+from .ports import BACKLOG, Ports
+from .process import Surroundings
+from .process_api import ProcessApi
+from .processes import Processes
+from .refusal import Refusal
+from .router import Router
+from .shutdown import Shutdown
+from .terminal import Terminal
+from .users import resolve
+
+VERSION = "0.1.0"
+CLOSE_SECONDS = 0.5
+
+
+def main(arguments: list[str]) -> int:
+    """Run to the end; the result is the exit code."""
+    try:
+        options = command_line.parse(arguments, dict(os.environ))
+    except UsageError as error:
+        return _say(str(error), 2)
+    if options.help:
+        sys.stdout.write(command_line.USAGE)
+        return 0
+    try:
+        ports = Ports(options)
+        identity = image_identity(options.image_user)
+        if options.port_file is not None:
+            ports.write(options.port_file)
+    except OSError as error:
+        return _say(str(error), 1)
+    except Refusal as refusal:
+        return _say(f"--image-user: {refusal.error}", 1)
+    name_this_process()
+    with asyncio.Runner() as runner:
+        return runner.run(serve(options, ports, identity))
+
+
+def image_identity(image_user: str | None) -> Identity | None:
+    """Whom processes run as by default; None when that is the daemon's own user. Raises Refusal."""
+    if image_user is None or os.geteuid() != 0:
+        return None
+    identity = resolve(image_user)
+    return None if identity.uid == 0 and identity.gid == 0 else identity
+
+
+def name_this_process() -> None:
+    """Show as ``indexify-daemon`` instead of the interpreter's name."""
+    try:
+        with open("/proc/self/comm", "w", encoding="ascii") as file:
+            file.write("indexify-daemon")
+    except OSError as error:
+        _say(f"cannot set the process name: {error}", 0)
+
+
+def _say(text: str, code: int) -> int:
+    sys.stderr.write(f"indexify-container-daemon: {text}\n")
+    return code
+
+
+async def serve(options: Options, ports: Ports, identity: Identity | None) -> int:
+    """Put the daemon together and run it to its end."""
+    loop = asyncio.get_running_loop()
+    out, err = Terminal(loop=loop, fd=1), Terminal(loop=loop, fd=2)
+    log = Log(write=err.write, level=options.log_level)
+    try:
+        daemon = Daemon(options=options, ports=ports, identity=identity, loop=loop, out=out, err=err, log=log)
+        await daemon.run()
+        return 0
+    except OSError as error:
+        log.error("the daemon cannot go on", error=str(error))
+        return 1
+    finally:
+        out.close()
+        err.close()
+
+
+class Daemon:
+    """All parts and their order of start and end."""
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        ports: Ports,
+        identity: Identity | None,
+        loop: asyncio.AbstractEventLoop,
+        out: Terminal,
+        err: Terminal,
+        log: Log,
+    ) -> None:
+        self._loop = loop
+        self._log = log
+        self._ports = ports
+        self._shutdown = Shutdown(loop=loop, timeout=options.shutdown_timeout, log=log)
+        self._children = Children(loop=loop, log=log)
+        self._store = OutputStore(directory=options.log_dir, log=log)
+        self._processes = Processes(
+            surroundings=Surroundings(
+                loop=loop,
+                children=self._children,
+                base_environment=environment.for_children(os.environb),
+                oom_kills=OomKills(path=counter_path()),
+                mark=os.urandom(8).hex(),
+            ),
+            store=self._store,
+            log=log,
+        )
+        self._entrypoint = Entrypoint(
+            argv=options.entrypoint,
+            identity=identity,
+            processes=self._processes,
+            copies=(out.write, err.write),
+            log=log,
+        )
+        api = DaemonApi(
+            processes=self._processes, version=VERSION, stopping=self._shutdown.asked.is_set, go=self._open_once
+        )
+        parts = (api, ProcessApi(processes=self._processes, identity=identity), FileApi(owner=identity))
+        routes = [route for part in parts for route in part.routes()]
+        self._http = HttpServer(answer=Router(routes=routes, token=options.token).answer, loop=loop, log=log)
+        control = Router(routes=api.control_routes(), token=options.token)
+        self._control = HttpServer(answer=control.answer, loop=loop, log=log, most_connections=64)
+        self._grpc = GrpcPort(
+            calls=DaemonCalls(health=api.health_values, signal=self._entrypoint.send, token=options.token),
+            http1=self._control.protocol,
+            log=log,
+        )
+        self._held = options.held
+        self._opening: asyncio.Task[None] | None = None
+        self._servers: list[asyncio.Server] = []
+
+    async def run(self) -> None:
+        """Serve until a signal ends it. Raises OSError when a port cannot be opened after all."""
+        self._shutdown.open()
+        self._children.open()
+        try:
+            await self._listen(self._grpc.protocol, self._ports.grpc)
+            self._log.info("daemon started", version=VERSION, held=self._held, **self._ports.numbers)
+            if not self._held:
+                await self._open_once()
+            await self._shutdown.asked.wait()
+            await self._processes.close(self._shutdown.within_grace)
+        finally:
+            for server in self._servers:
+                server.close()
+            await asyncio.gather(self._http.close(CLOSE_SECONDS), self._control.close(CLOSE_SECONDS))
+            self._grpc.close()
+            self._ports.close()
+            self._children.reap()
+            self._children.close()
+            self._store.close()
+            self._shutdown.close()
+        self._log.info("daemon stopped")
+
+    async def _open_once(self) -> None:
+        """The go: open the HTTP API and start the entrypoint, once, whoever asks how often."""
+        if self._opening is None:
+            self._opening = self._loop.create_task(self._open())
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
+        if self._shutdown.asked.is_set():
+            raise Refusal(503, "The sandbox is shutting down", "SHUTTING_DOWN")
+        await self._listen(self._http.protocol, self._ports.http)
+        self._entrypoint.start()
+        self._log.info("ready")
+
+    async def _listen(self, protocol: object, listener: object) -> None:
+        server = await self._loop.create_server(protocol, sock=listener, backlog=BACKLOG)  # type: ignore[call-overload]
+        self._servers.append(server)
