@@ -122,6 +122,10 @@ class Edge:
         return self._pool.count
 
     @property
+    def active_requests(self) -> int:
+        return self._telemetry.active_requests
+
+    @property
     def connections(self) -> int:
         """Clients' connections that are open."""
         return len(self._shared.connections) if self._shared is not None else 0

@@ -319,7 +319,7 @@ def too_large() -> HeadRefused:
 
 def check_beginning(data: bytes) -> None:
     """Refuse as soon as possible what cannot become a head, so that nothing broken waits for a timeout."""
-    if not 65 <= data[0] <= 90:
+    if not data[:1].isalpha():
         raise bad_request("This is not HTTP")
     if b"\r\n" not in data[: MAX_TARGET + 64] and len(data) > MAX_TARGET + 64:
         raise HeadRefused(414, "URI_TOO_LONG", f"A request target may have {MAX_TARGET} bytes")

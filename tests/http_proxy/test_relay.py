@@ -17,7 +17,7 @@ class Relay(EdgeCase):
             self.assertTrue(answer.body.startswith(b"GET /a/%%7Eb?q=%d HTTP/1.1\r\n" % number))
         self.assertEqual(server.connections, 1)
         self.assertEqual([line.path for line in self.log.lines], ["/a/%7Eb"] * 5)
-        self.assertEqual(self.log.lines[0].container_addr, "%s:%d" % server.address)
+        self.assertEqual(self.log.lines[0].container_addr, ":".join(map(str, server.address)))
 
     @in_loop
     async def test_bodies_by_length_and_in_chunks(self) -> None:
