@@ -28,11 +28,13 @@ Addresses = Callable[[StartOrder], tuple[str | None, str | None]]
 class Fault:
     """What goes wrong in one operation.
 
-    ``delay`` seconds are added before the effect (``math.inf`` hangs until it is cancelled). ``error`` is raised in
-    the end; ``after_effect`` says that the operation had its effect by then. A failed start never leaves anything.
+    ``delay`` seconds are added before the effect, ``delay_after`` between effect and answer of a start (``math.inf``
+    hangs until it is cancelled). ``error`` is raised in the end; ``after_effect`` says that the operation had its
+    effect by then. A failed start never leaves anything.
     """
 
     delay: float = 0.0
+    delay_after: float = 0.0
     error: Exception | None = None
     after_effect: bool = False
 
@@ -205,7 +207,7 @@ class MemoryDriver:
             raise fault.error
         container = self.host.create(self.name, order)
         try:
-            await self._pause(self.start_delay / 2)
+            await self._pause(fault.delay_after + self.start_delay / 2)
             if fault.error is not None:
                 raise fault.error
         except (Exception, CancelledError):
@@ -251,7 +253,7 @@ class MemoryDriver:
         container = self.host.find(handle)
         if container is None or lines <= 0:
             return ""
-        return "\n".join(container.output.decode("utf-8", "replace").splitlines()[-lines:])
+        return "\n".join(container.output.decode("utf-8", "replace").removesuffix("\n").split("\n")[-lines:])
 
     def watch(self, handle: Handle, exited: Callable[[ExitStatus], None]) -> Callable[[], None]:
         container = self.host.find(handle)

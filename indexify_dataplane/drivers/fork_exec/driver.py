@@ -84,6 +84,9 @@ class ForkExecDriver:
     def enforces_policies(self) -> bool:
         return False
 
+    def survives_node(self, kind: Kind) -> bool:
+        return kind is Kind.SANDBOX
+
     async def open(self) -> None:
         await self._pool.run(self._runs.open)
         refusals = self._runs.cgroups.refusals
