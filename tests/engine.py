@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import ImageNotFound
+from docker.errors import DockerException, ImageNotFound
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "docker-engine"
 _MUSL_PROGRAM = """
@@ -71,7 +71,10 @@ class Engine:
     def start(cls) -> Engine:
         shared = os.environ.get("INDEXIFY_TEST_ENGINE")
         if shared:
-            return cls(address=shared, directory=None)
+            try:
+                return cls(address=shared, directory=None)
+            except DockerException as error:
+                raise EngineUnavailable(f"INDEXIFY_TEST_ENGINE={shared} does not answer: {error}") from error
         directory = Path(tempfile.mkdtemp(prefix="ixengine-"))
         started = subprocess.run([SCRIPT, "start", directory], capture_output=True, text=True)
         if started.returncode:
@@ -134,7 +137,10 @@ def _empty() -> bytes:
 
 def _busybox_files() -> dict[str, bytes | str]:
     applets = ("sh", "cat", "echo", "env", "false", "httpd", "id", "ls", "mkdir", "ps", "sleep", "touch", "true")
-    return {"bin/busybox": Path("/bin/busybox").read_bytes(), **{f"bin/{applet}": "busybox" for applet in applets}}
+    links: dict[str, bytes | str] = {f"bin/{applet}": "busybox" for applet in applets}
+    # What a static web server has to give to answer the daemon's health route.
+    health = {"www/api/v1/health": b'{"healthy":true}'}
+    return {"bin/busybox": Path("/bin/busybox").read_bytes(), **links, **health}
 
 
 def _busybox() -> bytes:

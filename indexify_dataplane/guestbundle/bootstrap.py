@@ -36,15 +36,21 @@ def restore(environment: MutableMapping[str, str]) -> None:
             environment[key[len(ORIGINAL_PREFIX) :]] = value
 
 
-def run() -> None:
-    """Never returns normally: the daemon ends the process with its own code."""
-    restore(os.environ)
+def name_process() -> bool:
+    """Show up in process lists as the daemon, not as its loader. False where the kernel has no way to (gVisor, or no
+    /proc); nothing depends on it."""
     try:
         with open("/proc/self/comm", "w") as comm:
             comm.write(PROCESS_NAME)
     except OSError:
-        # Without /proc the process keeps the loader's name; nothing depends on it.
-        sys.stderr.write("the process name could not be set: /proc/self/comm is not writable\n")
+        return False
+    return True
+
+
+def run() -> None:
+    """Never returns normally: the daemon ends the process with its own code."""
+    restore(os.environ)
+    name_process()
     spec = PathFinder.find_spec(GUEST_PACKAGE + ".__main__", import_module(GUEST_PACKAGE).__path__)
     if spec is None or spec.loader is None:
         raise SystemExit(f"the bundle is incomplete: {GUEST_PACKAGE}.__main__ is missing")
