@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import evolve, frozen
 from twisted.logger import Logger
 
+from ..config_model import ResourceOverrides, ResourceReserve
 from . import probes
 from .gpus import GpuGroup
 
@@ -24,24 +25,6 @@ class HostResources:
     memory_bytes: int
     disk_bytes: int
     gpus: GpuGroup | None = None
-
-
-@frozen
-class Override:
-    """Numbers of the configuration that replace probed ones; None keeps the probed one. 0 counts."""
-
-    cpu_count: int | None = None
-    memory_bytes: int | None = None
-    disk_bytes: int | None = None
-
-
-@frozen
-class Reserve:
-    """What is kept for the host and the node itself."""
-
-    cpu_count: int = 0
-    memory_bytes: int = 0
-    disk_bytes: int = 0
 
 
 class ResourcesUnknown(Exception):
@@ -82,8 +65,8 @@ def probe(
     confined: bool | None = None,
     affinity: Callable[[], int] = lambda: len(os.sched_getaffinity(0)),
     gpus: GpuGroup | None = None,
-    override: Override | None = None,
-    reserve: Reserve | None = None,
+    override: ResourceOverrides | None = None,
+    reserve: ResourceReserve | None = None,
 ) -> HostResources:
     """The host's totals, with overrides and then the reserve applied. Raises ResourcesUnknown.
 
@@ -91,8 +74,8 @@ def probe(
     holds. ``confined`` says that containers share the limits of this process (its CPU affinity and control group), as
     children do; None: yes, unless the host's ``/proc`` is mounted, which says that an engine of the host runs them.
     """
-    override = override or Override()
-    reserve = reserve or Reserve()
+    override = override or ResourceOverrides()
+    reserve = reserve or ResourceReserve()
     files = Files(root)
     limits = Limits(files) if (confined if confined is not None else not files.mounted) else None
     cpus = override.cpu_count

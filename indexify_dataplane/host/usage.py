@@ -54,8 +54,8 @@ class FreeResources(Service):
         interval: float = 5.0,
     ) -> None:
         self.cpu_percent = 100.0
-        self.memory_bytes = 0.0
-        self.disk_bytes = 0.0
+        self.memory_bytes = 0
+        self.disk_bytes = 0
         self._calls = calls
         self._metrics = metrics
         self._disks = tuple(disks)
@@ -96,10 +96,10 @@ class FreeResources(Service):
             self._looking = None
         self._failed = False
         # A gauge appears with its first value: a zero that nobody measured would raise alarms.
-        self.disk_bytes = float(free.disk_bytes)
+        self.disk_bytes = free.disk_bytes
         self._metrics.gauge("resources.free_disk_bytes", lambda: self.disk_bytes)
         if free.memory_bytes is not None:
-            self.memory_bytes = float(free.memory_bytes)
+            self.memory_bytes = free.memory_bytes
             self._metrics.gauge("resources.free_memory_bytes", lambda: self.memory_bytes)
         if free.cpu is not None:
             self._metrics.gauge("resources.free_cpu_percent", lambda: self.cpu_percent)

@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from indexify_dataplane.config_model import ResourceOverrides, ResourceReserve
 from indexify_dataplane.host import probes
 from indexify_dataplane.host.gpus import GpuGroup, GpuModel
-from indexify_dataplane.host.resources import Override, Reserve, ResourcesUnknown, disk_space, probe
+from indexify_dataplane.host.resources import ResourcesUnknown, disk_space, probe
 from indexify_dataplane.host.usage import FreeResources
 from indexify_dataplane.metrics import Metrics
 
@@ -127,8 +128,8 @@ class ProbeTest(HostTestCase):
         found = probe(
             root=str(self.host.root),
             disks=["/nonexistent/then/the/root/counts"],
-            override=Override(cpu_count=0, memory_bytes=1000),
-            reserve=Reserve(cpu_count=1, memory_bytes=100, disk_bytes=1),
+            override=ResourceOverrides(cpu_count=0, memory_bytes=1000),
+            reserve=ResourceReserve(cpu_count=1, memory_bytes=100, disk_bytes=1),
             gpus=gpus,
         )
         self.assertEqual((found.cpu_count, found.memory_bytes, found.gpus), (0, 900, gpus))
@@ -138,7 +139,7 @@ class ProbeTest(HostTestCase):
         (self.host.root / "proc/meminfo").unlink()
         error = self.assertRaises(ResourcesUnknown, self.probe)
         self.assertIn("resource_overrides.memory_bytes", str(error))
-        self.assertEqual(self.probe(override=Override(memory_bytes=5))[1], 5)
+        self.assertEqual(self.probe(override=ResourceOverrides(memory_bytes=5))[1], 5)
 
     def test_a_device_counts_once(self) -> None:
         self.assertEqual(disk_space([str(self.host.root), str(self.host.root / "proc"), "/tmp/.."]), disk_space(["/"]))
