@@ -130,7 +130,8 @@ class ApplicationActions:
             self.delete_request(namespace, name, request.id)
         for container in list(self._world.containers.values()):
             reference = container.description.function
-            if (reference.namespace, reference.application_name) == (namespace, name) and not container.is_sandbox:
+            is_its = (reference.namespace, reference.application_name) == (namespace, name)
+            if is_its and container.wanted and not container.is_sandbox:
                 self._fleet.unwant(container)
         self._settle()
 

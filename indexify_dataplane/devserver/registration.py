@@ -86,7 +86,10 @@ class Registration:
         for container in executor.containers.values():
             if container.lives:
                 self._fleet.repeat(container)
-                for allocation in container.allocations.values():
+        # Also those whose container has died meanwhile: only the executor's answer ends them.
+        for request in self._world.requests.values():
+            for allocation in request.allocations.values():
+                if allocation.outcome is None and allocation.executor_id == executor.id:
                     self._fleet.run(allocation, self._placement.message(allocation))
         for snapshot in self._snapshots.in_progress(executor.id):
             self._fleet.snapshot(snapshot)
@@ -136,6 +139,8 @@ class Registration:
                 if allocation.outcome is None and allocation.container_id == container.id:
                     allocation.executor_id = container.executor_id
                     container.allocations[allocation.id] = allocation
+                    # The order may have been lost with the server's memory; a repeat does no harm.
+                    self._fleet.run(allocation, self._placement.message(allocation))
         if not container.allocations:
             self._world.idle[container.id] = container
 

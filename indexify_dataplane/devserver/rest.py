@@ -13,12 +13,12 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
-from weakref import WeakSet
 
 import msgspec
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -135,6 +135,8 @@ class Routes(Resource):
 
     def _answer(self, request: Any) -> Answer:
         self._guard(request)
+        if request.received_bytes > BODY_BYTES:
+            raise Refused(413, f"a request body may have {BODY_BYTES} bytes")
         path = request.path.decode("latin-1")
         if len(path) > 1:
             path = path.rstrip("/")
@@ -189,26 +191,19 @@ def write(request: Any, reply: Reply) -> bytes:
 
 
 class BoundedRequest(Request):
-    """A request whose body may not grow without limit."""
+    """A request whose body may not grow without limit. What is over it is read and thrown away, because a client that
+    is still sending would not see the answer."""
 
-    _received = 0
-    _refused = False
+    received_bytes = 0
 
     def handleContentChunk(self, data: bytes) -> None:
-        self._received += len(data)
-        if self._received <= BODY_BYTES:
+        self.received_bytes += len(data)
+        if self.received_bytes <= BODY_BYTES:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
-        elif not self._refused:
-            self._refused = True
-            channel: Any = self.channel
-            channel.transport.write(
-                b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 17\r\nConnection: close\r\n\r\nPayload Too Large"
-            )
-            channel.loseConnection()
 
 
 class RestSite(Site):
-    """The routes as a site; requests are logged at debug level. ``close`` ends the connections that clients keep."""
+    """The routes as a site; requests are logged at debug level."""
 
     noisy = False
 
@@ -217,20 +212,19 @@ class RestSite(Site):
             routes, requestFactory=BoundedRequest, reactor=reactor, parsePOSTFormSubmission=False
         )
 
-        self._channels: WeakSet[Any] = WeakSet()
-
-    def buildProtocol(self, addr: Any) -> Any:
-        channel = super().buildProtocol(addr)  # type: ignore[no-untyped-call]
-        self._channels.add(channel)
-        return channel
-
-    def close(self) -> None:
-        for channel in list(self._channels):
-            if channel.transport is not None:
-                channel.transport.abortConnection()
-
     def log(self, request: Any) -> None:
         log.debug("REST request", method=request.method.decode(), path=request.path.decode(), status=request.code)
+
+
+class RestConnections(WrappingFactory):
+    """Every connection of a site; ``close`` ends those that clients keep open."""
+
+    noisy = False
+
+    def close(self) -> None:
+        for protocol in list(self.protocols):
+            transport: Any = protocol.transport
+            transport.abortConnection()
 
 
 def gone(request: Any) -> Deferred[None]:

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from .blobs import DirectoryBlobs
 from .engine import LONG_POLL_SECS, Engine
 from .grpc import GrpcPort
-from .rest import RestSite, Routes
+from .rest import RestConnections, RestSite, Routes
 from .rest_applications import ApplicationRoutes
 from .rest_sandboxes import SandboxRoutes
 from .sandbox_proxy import SandboxProxy
@@ -117,8 +117,9 @@ class DevServer(MultiService):
         grpc_service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.grpc_started = grpc_service.started
         patterns = SandboxRoutes(self.engine).patterns() + ApplicationRoutes(self.engine, reactor).patterns()
-        self._site = RestSite(Routes(patterns, allowed_hosts), reactor)
-        rest_service = TcpService(reactor, "REST", self._site, host, rest_port)
+        site = RestSite(Routes(patterns, allowed_hosts), reactor)
+        self._rest = RestConnections(site)  # type: ignore[no-untyped-call]
+        rest_service = TcpService(reactor, "REST", self._rest, host, rest_port)
         rest_service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.rest_started = rest_service.started
         self._proxy = SandboxProxy(self.engine, reactor)
@@ -142,6 +143,6 @@ class DevServer(MultiService):
 
     def stopService(self) -> Deferred[Any]:
         self.engine.close()
-        self._site.close()
+        self._rest.close()
         self._proxy.close()
         return super().stopService()  # type: ignore[no-untyped-call,no-any-return]
