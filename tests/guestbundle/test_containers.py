@@ -135,5 +135,5 @@ class Images(SynchronousTestCase):
             host_config=api.create_host_config(binds=[f"{volume}:{MOUNT_POINT}"]),
         )  # fmt: skip
         self.addCleanup(api.remove_container, loader, force=True)
-        self.assertTrue(api.put_archive(loader, "/", b"".join(self.bundle.as_tar(MOUNT_POINT))))
+        self.assertTrue(api.put_archive(loader, "/", self.bundle.as_tar(MOUNT_POINT)))
         self.assert_works(self.started("empty", bind=volume))
