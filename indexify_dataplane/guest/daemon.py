@@ -17,7 +17,7 @@ from .daemon_api import DaemonApi
 from .entrypoint import Entrypoint
 from .file_api import FileApi
 from .grpc_port import DaemonCalls, GrpcPort
-from .http1 import HttpServer
+from .http_server import HttpServer
 from .logs import Log
 from .oom import OomKills, counter_path
 from .output_log import OutputStore
@@ -25,10 +25,13 @@ from .ports import BACKLOG, Ports
 from .process import Surroundings
 from .process_api import ProcessApi
 from .processes import Processes
+from .pty_api import PtyApi
+from .ptys import Ptys
 from .refusal import Refusal
 from .router import Router
 from .shutdown import Shutdown
 from .terminal import Terminal
+from .tunnels import Tunnels
 from .users import resolve
 
 VERSION = "0.1.0"
@@ -117,17 +120,15 @@ class Daemon:
         self._shutdown = Shutdown(loop=loop, timeout=options.shutdown_timeout, log=log)
         self._children = Children(loop=loop, log=log)
         self._store = OutputStore(directory=options.log_dir, log=log)
-        self._processes = Processes(
-            surroundings=Surroundings(
-                loop=loop,
-                children=self._children,
-                base_environment=environment.for_children(os.environb),
-                oom_kills=OomKills(path=counter_path()),
-                mark=os.urandom(8).hex(),
-            ),
-            store=self._store,
-            log=log,
+        surroundings = Surroundings(
+            loop=loop,
+            children=self._children,
+            base_environment=environment.for_children(os.environb),
+            oom_kills=OomKills(path=counter_path()),
+            mark=os.urandom(8).hex(),
         )
+        self._processes = Processes(surroundings=surroundings, store=self._store, log=log)
+        self._ptys = Ptys(surroundings=surroundings, log=log)
         self._entrypoint = Entrypoint(
             argv=options.entrypoint,
             identity=identity,
@@ -136,9 +137,19 @@ class Daemon:
             log=log,
         )
         api = DaemonApi(
-            processes=self._processes, version=VERSION, stopping=self._shutdown.asked.is_set, go=self._open_once
+            processes=self._processes,
+            version=VERSION,
+            stopping=self._shutdown.asked.is_set,
+            go=self._open_once,
+            token=options.token is not None,
         )
-        parts = (api, ProcessApi(processes=self._processes, identity=identity), FileApi(owner=identity))
+        parts = (
+            api,
+            ProcessApi(processes=self._processes, identity=identity),
+            FileApi(owner=identity),
+            PtyApi(ptys=self._ptys, identity=identity, log=log),
+            Tunnels(own_ports=frozenset({9500, 9501, *ports.numbers.values()}), log=log),
+        )
         routes = [route for part in parts for route in part.routes()]
         self._http = HttpServer(answer=Router(routes=routes, token=options.token).answer, loop=loop, log=log)
         control = Router(routes=api.control_routes(), token=options.token)
@@ -162,7 +173,8 @@ class Daemon:
             if not self._held:
                 await self._open_once()
             await self._shutdown.asked.wait()
-            await self._processes.close(self._shutdown.within_grace)
+            within_grace = self._shutdown.within_grace
+            await asyncio.gather(self._processes.close(within_grace), self._ptys.close(within_grace))
         finally:
             for server in self._servers:
                 server.close()

@@ -20,15 +20,21 @@ class DaemonApi:
         version: str,
         stopping: Callable[[], bool],
         go: Callable[[], Awaitable[None]],
+        token: bool,
     ) -> None:
         self._processes = processes
         self._version = version
         self._stopping = stopping
         self._go = go
+        self._token = token
         self._started = time.monotonic()
 
     def routes(self) -> list[Route]:
-        return [("GET", "/api/v1/health", self.health), ("GET", "/api/v1/info", self.info)]
+        return [
+            ("GET", "/api/v1/health", self.health),
+            ("GET", "/api/v1/info", self.info),
+            ("GET", "/api/v1/openapi.json", self.openapi),
+        ]
 
     def control_routes(self) -> list[Route]:
         """What the gRPC port answers over HTTP/1.1."""
@@ -51,6 +57,12 @@ class DaemonApi:
                 "total_processes": len(self._processes.all()),
             },
         )
+
+    async def openapi(self, request: Request) -> Answer:
+        # Loaded for whoever asks, so that nobody else pays for it.
+        from .openapi import document
+
+        return json_reply(200, document(self._version, self._token))
 
     async def go(self, request: Request) -> Answer:
         """204 once the HTTP API listens and the entrypoint was started; again: 204 and nothing else."""

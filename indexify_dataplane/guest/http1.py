@@ -14,11 +14,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import h11
 
+from .heads import head
+from .http_outlets import BodyOut, UpgradedWire
 from .logs import Log
-from .messages import Answer, Inflow, Out, Reply, Request, Stream, Upgrade, Wire, refusal_reply
+from .messages import Answer, Inflow, Reply, Request, Stream, Upgrade, refusal_reply
 from .refusal import ClientGone, Refusal
 
 LARGEST_HEAD = 64 * 1024
@@ -28,74 +31,29 @@ HEAD_SECONDS = 30.0
 IDLE_SECONDS = 900.0
 WRITE_HIGH_WATER = 512 * 1024
 
-REASONS = {
-    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content", 304: "Not Modified",
-    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    409: "Conflict", 413: "Content Too Large", 415: "Unsupported Media Type", 416: "Range Not Satisfiable",
-    422: "Unprocessable Content", 426: "Upgrade Required", 429: "Too Many Requests",
-    431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
-    503: "Service Unavailable", 504: "Gateway Timeout", 507: "Insufficient Storage",
-}  # fmt: skip
 
+class Connections(Protocol):
+    """What a connection needs of the server it belongs to."""
 
-class HttpServer:
-    """All connections of one port; ``answer`` turns a request into an answer or raises Refusal."""
+    loop: asyncio.AbstractEventLoop
+    log: Log
+    closing: bool
 
-    def __init__(
-        self,
-        *,
-        answer: Callable[[Request], Awaitable[Answer]],
-        loop: asyncio.AbstractEventLoop,
-        log: Log,
-        most_connections: int = 1024,
-    ) -> None:
-        self.answer = answer
-        self.loop = loop
-        self.log = log
-        self._most = most_connections
-        self._connections: set[HttpConnection] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
-        self.closing = False
-
-    def protocol(self) -> asyncio.Protocol:
-        return HttpConnection(server=self)
+    @property
+    def answer(self) -> Callable[[Request], Awaitable[Answer]]:
+        """Turns a request into an answer or raises Refusal."""
 
     def joined(self, connection: HttpConnection) -> bool:
         """Whether there is room for one more."""
-        self._connections.add(connection)
-        if self._sweeper is None:
-            self._sweeper = self.loop.call_later(5.0, self._sweep)
-        return len(self._connections) <= self._most
 
     def left(self, connection: HttpConnection) -> None:
-        self._connections.discard(connection)
-
-    async def close(self, grace: float) -> None:
-        """Let answers in progress end for ``grace`` seconds, then cut them."""
-        self.closing = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for connection in list(self._connections):
-            connection.close_if_idle()
-        tasks = [connection.task for connection in self._connections if connection.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
-        for connection in list(self._connections):
-            connection.abort()
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
-
-    def _sweep(self) -> None:
-        now = self.loop.time()
-        for connection in list(self._connections):
-            connection.expire(now)
-        self._sweeper = self.loop.call_later(5.0, self._sweep) if self._connections else None
+        """The connection is no more."""
 
 
 class HttpConnection(asyncio.Protocol):
     """One client. See the module's text for how a connection ends."""
 
-    def __init__(self, *, server: HttpServer) -> None:
+    def __init__(self, *, server: Connections) -> None:
         self._server = server
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else happens
         self._parser: h11.Connection | None = None
@@ -370,7 +328,7 @@ class HttpConnection(asyncio.Protocol):
             if self._eof:
                 raise ClientGone("the client closed before its answer began")
             self._streaming = True
-            out = _Out(self, chunked, answer.length)
+            out = BodyOut(self, chunked, answer.length)
             try:
                 await answer.produce(out)
             except ClientGone:
@@ -400,7 +358,7 @@ class HttpConnection(asyncio.Protocol):
             if self._lost:
                 body.fail(ClientGone("the connection was closed"))
             self._set_reading(True)
-            await answer.attend(_Wire(self, body))
+            await answer.attend(UpgradedWire(self, body))
         except ClientGone:
             self._server.log.debug("an upgraded connection was cut by its client")
         finally:
@@ -441,51 +399,3 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write_eof()
         self._set_reading(True)
         self._lingerer = self._server.loop.call_later(LINGER_SECONDS, self._transport.abort)
-
-
-class _Out(Out):
-    """The body of a streamed answer on a connection."""
-
-    def __init__(self, connection: HttpConnection, chunked: bool, length: int | None) -> None:
-        self._connection = connection
-        self._chunked = chunked
-        self._left = length
-        self.broken = False
-
-    @property
-    def complete(self) -> bool:
-        return not self._left
-
-    async def write(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._left is not None:
-            if len(data) > self._left:
-                raise AssertionError(f"{len(data) - self._left} bytes more than announced")
-            self._left -= len(data)
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._connection.put(data)
-        await self._connection.drain()
-
-
-class _Wire(Wire):
-    """An upgraded connection."""
-
-    def __init__(self, connection: HttpConnection, inflow: Inflow) -> None:
-        self._connection = connection
-        self._inflow = inflow
-
-    async def receive(self) -> bytes:
-        return await self._inflow.read()
-
-    async def send(self, data: bytes) -> None:
-        await self._connection.drain()
-        self._connection.put(data)
-        await self._connection.drain()
-
-
-def head(status: int, headers: list[tuple[str, str]], reason: str | None = None) -> bytes:
-    lines = [f"HTTP/1.1 {status} {reason or REASONS.get(status, 'Unknown')}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
