@@ -12,6 +12,8 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 import indexify_dataplane
+from indexify_dataplane import link_metrics
+from indexify_dataplane.core.session import Session
 from indexify_dataplane.metrics import Distribution, Metrics, UnknownMetric
 from indexify_dataplane.metrics_catalog import CATALOG, Kind
 from indexify_dataplane.metrics_docs import markdown
@@ -159,3 +161,28 @@ class CatalogTest(SynchronousTestCase):
         self.assertGreater(len(recorded), 10)
         wrong = [entry for entry in recorded if entry[1] not in CATALOG or entry[2] - set(CATALOG[entry[1]].labels)]
         self.assertEqual(wrong, [])
+
+
+class LinkTest(SynchronousTestCase):
+    def test_connections_are_counted_by_what_ended_them(self) -> None:
+        metrics, session = Strict(), Session()
+        stop = link_metrics.register(metrics, session)
+
+        def counted() -> tuple[int, dict[str, int]]:
+            lost = {dict(labels)["reason"]: found.value for (name, labels), found in metrics.counters.items() if labels}
+            return metrics.counter("stream.creations").value, lost
+
+        self.assertEqual(counted(), (0, {"heartbeat_failed": 0, "full_state_needed": 0, "shutdown": 0}))
+        session.heartbeat_failed("refused")
+        session.heartbeat_accepted(full_state=True)
+        session.poll_began()
+        session.poll_ended()
+        session.heartbeat_failed("gone")
+        session.heartbeat_failed("still gone")
+        session.heartbeat_accepted(full_state=False)
+        session.state_requested()
+        session.heartbeat_accepted(full_state=True)
+        self.assertEqual(counted(), (3, {"heartbeat_failed": 1, "full_state_needed": 1, "shutdown": 0}))
+        stop()
+        session.close()
+        self.assertEqual(counted()[1]["shutdown"], 0)
