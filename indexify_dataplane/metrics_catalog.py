@@ -123,7 +123,7 @@ _ALL: tuple[Metric, ...] = (
             "state_report_rpcs": "Heartbeat calls attempted.",
             "state_report_rpc_errors": "Heartbeat calls that failed.",
             "state_report_message_fragmentations": "Heartbeats that were too big for one message.",
-            "desired_state.received": "Answers of the server that carried commands or results.",
+            "desired_state.received": "Orders of the server that reached the node.",
             "desired_state.containers": "Containers the server ordered.",
             "desired_state.function_executors": "Function containers the server ordered.",
             "desired_state.allocations": "Allocations the server ordered.",
