@@ -42,8 +42,9 @@ FAILURE_OF_TERMINATION = {
 class Registration:
     """Full syncs and deregistrations.
 
-    The real server does not repeat, after a full sync, a RemoveContainer that the reset dropped; with
-    ``repeat_removals`` this one does, so that nothing is left behind on a cut connection.
+    The real server does not repeat, after a full sync, a RemoveContainer that the reset dropped, nor, after its own
+    restart, the RunAllocations of containers that it adopts; with ``repeat_removals`` this one does both, so that
+    nothing is left behind and no request hangs after a cut connection.
     """
 
     def __init__(
@@ -139,8 +140,9 @@ class Registration:
                 if allocation.outcome is None and allocation.container_id == container.id:
                     allocation.executor_id = container.executor_id
                     container.allocations[allocation.id] = allocation
-                    # The order may have been lost with the server's memory; a repeat does no harm.
-                    self._fleet.run(allocation, self._placement.message(allocation))
+                    if self._repeat_removals:
+                        # The order may have been lost with the server's memory; a repeat does no harm.
+                        self._fleet.run(allocation, self._placement.message(allocation))
         if not container.allocations:
             self._world.idle[container.id] = container
 

@@ -7,7 +7,7 @@ from typing import Any
 from indexify_dataplane.devserver.errors import Refused, RpcError
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
-from .peer import Peer, completed, failed, failure, host, kinds, payload, started, state, terminated
+from .peer import Peer, completed, failed, failure, host, kinds, make_engine, payload, started, state, terminated
 from .test_registration import Case
 
 
@@ -164,8 +164,6 @@ class CommandTests(FunctionCase):
         self.assertEqual(self.peer.take(), [])
 
     def test_idle_containers_can_be_kept_for_a_while(self) -> None:
-        from .peer import make_engine
-
         self.engine.close()
         self.engine, self.clock = make_engine(idle_container_secs=10.0)
         self.peer = Peer(self.engine)
@@ -366,6 +364,26 @@ class OutcomeTests(FunctionCase):
         self.assertEqual(self.peer.take(), [])
         self.finish(completed(run.run_allocation.allocation, value=payload()))
         self.assertEqual(request.outcome, "success")
+
+    def test_the_order_of_an_adopted_allocation_is_repeated_when_asked_for(self) -> None:
+        self.engine.close()
+        self.engine, self.clock = make_engine(repeat_removals=True)
+        self.peer = Peer(self.engine)
+        self.peer.register()
+        self.deploy()
+        self.invoke()
+        addition, run = self.peer.take()
+        self.engine.restart(durable=True)
+        self.peer.register(state(addition.add_container.container, "running"))
+        self.assertEqual(self.one().allocation_id, run.run_allocation.allocation.allocation_id)
+
+    def test_a_resync_repeats_allocations_whose_container_died_meanwhile(self) -> None:
+        self.deploy()
+        self.invoke()
+        allocation = self.one()
+        self.peer.beat(terminated(allocation.container_id, "OOM"))
+        self.peer.register()
+        self.assertEqual(self.one().allocation_id, allocation.allocation_id)
 
     def test_items_that_fail_the_heartbeat(self) -> None:
         self.deploy()
