@@ -99,10 +99,10 @@ class ForkExecPlace:
                 opened._sandboxes.close()
 
     async def close(self) -> None:
+        driver = await self.open()
         drivers, self._open = self._open, []
-        if drivers:
-            for found in await drivers[-1][0].list_containers():
-                await drivers[-1][0].kill(found.handle)
+        for found in await driver.list_containers():
+            await driver.kill(found.handle)
         for driver, pool in drivers:
             await driver.close()
             pool.stop()
