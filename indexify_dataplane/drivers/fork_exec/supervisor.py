@@ -30,7 +30,7 @@ LOCK_FD = 3
 READY = b"ready\n"
 KILL_PATIENCE = 30.0
 READY_PATIENCE = 120.0
-FAST, SLOW = 0.005, 16.0
+FAST, SLOW = 0.005, 4.0
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -38,7 +38,8 @@ def rotate(path: str, keep: int) -> None:
     """Copy ``path`` to ``path.1`` (older ones move up, ``keep`` of them stay) and truncate it.
 
     The writer keeps its append-only descriptor. What it writes between the last read and the truncation is lost: a few
-    microseconds of output once per full file, the price for writers that need no cooperation.
+    microseconds of output once per full file, the price for writers that need no cooperation. A copy that fails (a
+    full disk) does not keep the file from being truncated.
     """
     for number in range(keep, 1, -1):
         older = f"{path}.{number - 1}"
@@ -53,8 +54,8 @@ def rotate(path: str, keep: int) -> None:
                     os.write(target, chunk)
             finally:
                 os.close(target)
-        os.ftruncate(source, 0)
     finally:
+        os.ftruncate(source, 0)
         os.close(source)
 
 
