@@ -1,0 +1,1 @@
+"""Blob stores: where arguments, results, request state, application code and snapshots lie."""
