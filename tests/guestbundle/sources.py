@@ -63,11 +63,23 @@ class BundleTest(SynchronousTestCase):
         return open_bundle(Path(shutil.copytree(made, self.directory / "bundles" / made.name)))
 
 
-@cache
-def _plain() -> Path:
+def _kept_until_exit() -> Path:
+    # Not by setUpClass: trial does not call it.
     directory = Path(tempfile.mkdtemp(prefix="ixbundle-"))
     atexit.register(shutil.rmtree, directory)
+    return directory
+
+
+@cache
+def _plain() -> Path:
+    directory = _kept_until_exit()
     return build(directory / "bundles", source=write_source(directory / "source")).path
+
+
+@cache
+def real_daemon() -> Bundle:
+    """The bundle of the daemon as it is; built once per process."""
+    return build(_kept_until_exit() / "bundles")
 
 
 def run(argv: tuple[str, ...], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from indexify_dataplane.guestbundle import MOUNT_POINT, Bundle, build
+from indexify_dataplane.guestbundle import MOUNT_POINT
 from tests.engine import Engine, require
 
 from .containers import Guest, guest, until
+from .sources import real_daemon
 from .test_relocation import HOSTILE
 
 # Forks twice, so that the grandchild loses its parent and ends as a child of PID 1, then ends with a code of its own.
@@ -41,20 +39,9 @@ ENVIRONMENT = "print(open('/proc/self/environ').read().replace(chr(0), chr(10)))
 
 
 class Images(SynchronousTestCase):
-    bundle: Bundle
-    _directory: Path
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls._directory = Path(tempfile.mkdtemp(prefix="ixbundle-"))
-        cls.bundle = build(cls._directory / "bundles")
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        shutil.rmtree(cls._directory)
-
     def setUp(self) -> None:
         self.engine: Engine = require(self)
+        self.bundle = real_daemon()
 
     def started(self, image: str, *changes: str, **wanted: Any) -> Guest:
         return guest(self, self.engine, self.bundle, self.engine.image(image, *changes), **wanted)
