@@ -24,6 +24,7 @@ from .core.node import DriverRules, Node, Rules
 from .core.outbox import Outbox, ReportKind
 from .core.recover import Present, recover
 from .core.session import Session
+from .core.step import step
 from .daemon_client import Daemons
 from .drivers.base import Driver
 from .metrics import Metrics
@@ -31,7 +32,7 @@ from .perform.allocations import AllocationWork
 from .perform.containers import ContainerWork, Timing
 from .perform.executors import Executors
 from .reactor import Clock
-from .reconciliation import Reconciliation, Work
+from .reconciliation import Decide, Reconciliation, Work
 from .routing import NodeRoutes
 from .store import DROP_REPORT, Change, Store
 from .transitions import Transitions
@@ -72,6 +73,9 @@ class Dataplane:
         metrics: Metrics,
         rng: Rng,
         left_running: Callable[[str], None] = lambda container_id: None,
+        decide: Decide = step,
+        outbox: Outbox | None = None,
+        session: Session | None = None,
     ) -> None:
         self._clock = clock
         self._store = store
@@ -84,8 +88,9 @@ class Dataplane:
         self._metrics = metrics
         self._rng = rng
         self._left_running = left_running
-        self.outbox = Outbox()
-        self.session = Session()
+        self._decide = decide
+        self.outbox = outbox or Outbox()
+        self.session = session or Session()
         self.died: Deferred[None] = Deferred()
         self._draining = False
         self._linked = False
@@ -129,6 +134,7 @@ class Dataplane:
             health_interval=self._settings.health_interval,
             health_threshold=self._settings.health_threshold,
             observers=[Transitions(metrics=self._metrics, left_running=self._no_longer_running), self._observe],
+            decide=self._decide,
         )
         allocations = None
         if self._executors is not None:
@@ -188,7 +194,7 @@ class Dataplane:
         self.heartbeat = Heartbeat(
             **common,
             identity=self._identity,
-            full_state=lambda: self.node.containers.values(),
+            full_state=self.reported,
             delivered=self._delivered,
             idle=lambda: not self.node.allocations,
         )
@@ -211,6 +217,12 @@ class Dataplane:
             for each in self.node.containers.values()
             if not isinstance(each.state, Terminated) and (kind is None or each.spec.kind is kind)
         ]
+
+    def reported(self) -> list[Container]:
+        """The containers of a full sync. Those that the server wants gone are left out: it would take a dying one over
+        again, and read a dead one as a failure of its allocations."""
+        kept = (each for each in self.node.containers.values() if not each.removal_ordered)
+        return sorted(kept, key=lambda each: each.id)
 
     def count(self, kind: Kind, state: type[Running] | type[Starting]) -> int:
         """How many containers of ``kind`` are in ``state``."""

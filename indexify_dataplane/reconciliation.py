@@ -74,6 +74,7 @@ from .store import (
 log = Logger()
 
 Transition = Callable[[Node, Event, Node, float], None]
+Decide = Callable[[Node, Event, float], tuple[Node, tuple[Effect, ...]]]
 
 
 @define
@@ -111,6 +112,7 @@ class Reconciliation(Service):
         health_threshold: int,
         observers: Iterable[Transition] = (),
         store_retry: float = 1.0,
+        decide: Decide = step,
     ) -> None:
         self.node = node
         self.died: Deferred[None] = Deferred()
@@ -123,9 +125,11 @@ class Reconciliation(Service):
         self._health_threshold = health_threshold
         self._observers = tuple(observers)
         self._store_retry = store_retry
+        self._decide = decide
         self._alarms: Alarms[Event] = Alarms(clock=clock, ring=self.submit)
         self._watches: dict[str, ContainerWatch] = {}
-        self._in_flight: set[Deferred[Any]] = set()
+        self._in_flight: dict[Deferred[Any], None] = {}  # in the order of their beginning
+        self._abandoned: set[Deferred[Any]] = set()
         self._batch = Batch()
         self._timer: Any = None
         self._committing = False
@@ -157,7 +161,7 @@ class Reconciliation(Service):
         now = self._clock.seconds()
         before = self.node
         try:
-            self.node, effects = step(before, event, now)
+            self.node, effects = self._decide(before, event, now)
             for observe in self._observers:
                 observe(before, event, self.node, now)
             self._collect(effects)
@@ -274,7 +278,7 @@ class Reconciliation(Service):
             case Alarm(at, event):
                 self._alarms.set(at, event)
             case Start() | Adopt():
-                self._run(work.containers.start(effect))
+                self._run(work.containers.start(effect), abandon=True)
             case CancelStart(_, op):
                 work.containers.cancel_start(op)
             case Watch():
@@ -319,11 +323,15 @@ class Reconciliation(Service):
         if watch is not None:
             watch.stop()
 
-    def _run(self, work: Deferred[Any]) -> None:
-        self._in_flight.add(work)
+    def _run(self, work: Deferred[Any], abandon: bool = False) -> None:
+        """``abandon``: when the node stops, leave it to the driver and to the next start instead of undoing it."""
+        self._in_flight[work] = None
+        if abandon:
+            self._abandoned.add(work)
 
         def done(result: Any) -> None:
-            self._in_flight.discard(work)
+            self._in_flight.pop(work, None)
+            self._abandoned.discard(work)
             if isinstance(result, Failure):
                 if result.check(CancelledError) and self._stopping:
                     return
@@ -348,13 +356,14 @@ class Reconciliation(Service):
         self.running = 1
 
     def stopService(self) -> Deferred[Any]:
-        """Perform nothing more, let running operations be cancelled, and write what is decided."""
+        """Perform nothing more, cancel what runs, and write what is decided. Starts are left to the driver: the next
+        start of the node finds them, and a sandbox that is about to run is not started twice."""
         self.running = 0
         self._stopping = True
         self._alarms.stop()
         for container_id in list(self._watches):
             self._unwatch(container_id)
-        cancelled = list(self._in_flight)
+        cancelled = [work for work in self._in_flight if work not in self._abandoned]
         for work in cancelled:
             work.cancel()
         if self._committing:

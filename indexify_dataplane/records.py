@@ -58,7 +58,6 @@ def encode_container(container: Container, offset: float) -> bytes:
         "removal_ordered": container.removal_ordered,
         "gpus": container.gpus,
         "stop_by": _shift(container.stop_by, offset),
-        "successor": _encode_spec(container.successor),
     }
     return json.dumps(record, separators=(",", ":")).encode()
 
@@ -76,7 +75,6 @@ def decode_container(data: bytes, offset: float) -> Container:
         removal_ordered=record["removal_ordered"],
         gpus=tuple(record["gpus"]),
         stop_by=_shift(record["stop_by"], -offset),
-        successor=_decode_spec(record["successor"]) if record["successor"] else None,
     )
 
 
@@ -93,10 +91,6 @@ def decode_allocation(data: bytes) -> Allocation:
     spec = read_allocation(pb.Allocation.FromString(base64.b64decode(record["allocation"])))
     state: AllocationState = Preparing(0.0) if record["report"] is None else Done(record["report"])
     return Allocation(spec, state)
-
-
-def _encode_spec(spec: model.ContainerSpec | None) -> str | None:
-    return None if spec is None else base64.b64encode(describe(spec).SerializeToString()).decode()
 
 
 def _decode_spec(text: str) -> model.ContainerSpec:

@@ -44,9 +44,6 @@ MESSAGES = {
 }
 
 
-MILLISECONDS = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 3_600_000)
-
-
 class Transitions:
     """An observer of the reconciliation. ``left_running`` hears of every container that is not Running any more."""
 
@@ -134,7 +131,7 @@ class Transitions:
         self._metrics.counter("allocations.completed", **labels).add()
         duration = getattr(outcome, "duration_ms", None)
         if duration is not None:
-            self._metrics.histogram("allocations.duration_ms", MILLISECONDS, **labels).observe(duration)
+            self._metrics.histogram("allocations.duration_ms", **labels).observe(duration)
         log.info(
             "allocation finished",
             allocation_id=old.id,

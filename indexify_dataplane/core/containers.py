@@ -51,13 +51,11 @@ def add(turn: Turn, spec: ContainerSpec) -> None:
             if spec.sandbox is not None and container.spec.kind is Kind.SANDBOX:
                 redescribe(turn, container, spec.sandbox)
         case Terminated(reason, _, report):
-            # A repeat that crossed with our report. Once the server has that report, it must have lost it again.
+            # A repeat that crossed with our report, or a server that took a dying container over in a full sync.
+            # It starts nothing; should the server have lost the report, it gets it again.
             if report is None:
                 number = turn.report(ContainerTerminated(container.id, reason), ContainerWaits(container.id))
                 turn.put(evolve(container, state=evolve(container.state, report=number)))
-        case Aborting() | Stopping() | Killing():
-            if container.removal_ordered:
-                turn.put(evolve(container, successor=spec))
 
 
 def begin(turn: Turn, spec: ContainerSpec) -> None:
@@ -106,7 +104,7 @@ def remove(turn: Turn, container_id: str) -> None:
     if isinstance(container.state, Terminated):
         turn.forget(container)
         return
-    container = turn.put(evolve(container, removal_ordered=True, successor=None))
+    container = turn.put(evolve(container, removal_ordered=True))
     end(turn, container, Reason.FUNCTION_CANCELLED)
 
 
@@ -270,25 +268,19 @@ def due(turn: Turn, container_id: str) -> None:
 
 
 def terminated(turn: Turn, container: Container, reason: TerminationReason) -> None:
-    """The end: reported exactly once, after everything is gone. One whose removal was ordered is not kept: in a full
-    sync the server would read it as a failure of its allocations."""
+    """The end: reported exactly once, after everything is gone. The record stays, so that an AddContainer that crossed
+    with the report is not taken for a new order; the server's RemoveContainer, or time, ends it."""
     number = turn.report(ContainerTerminated(container.id, reason), ContainerWaits(container.id))
     gpus.give_back(turn, container.gpus)
     container = evolve(container, state=Terminated(reason, turn.now, number), gpus=())
     turn.put(container)
     allocations.container_lost(turn, container.id, reason)
-    if container.removal_ordered and container.successor is None:
-        turn.forget(container)
 
 
 def delivered(turn: Turn, container_id: str, report: int) -> None:
     """The server knows that this container is dead."""
     container = turn.node.containers.get(container_id)
     if container is None or not isinstance(container.state, Terminated) or container.state.report != report:
-        return
-    if container.successor is not None:
-        turn.forget(container)
-        begin(turn, container.successor)
         return
     turn.put(evolve(container, state=evolve(container.state, report=None)))
     turn.alarm(max(turn.now, container.state.at + turn.node.rules.forget_after), Due(container.id))

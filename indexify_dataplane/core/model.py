@@ -233,8 +233,7 @@ class Container:
     ``op`` numbers the driver operation that was ordered last: the result of an older one is late.
     ``claimed_at`` is when its sandbox's lifetime began. ``removal_ordered`` says that the server sent RemoveContainer.
     ``gpus`` are the devices it holds until it is dead. ``stop_by`` is when it is stopped if the server, which was told
-    that its snapshot failed, does not remove it before. ``successor`` is what to start under the same id once the
-    server knows that this life is over.
+    that its snapshot failed, does not remove it before.
     """
 
     spec: ContainerSpec
@@ -244,7 +243,6 @@ class Container:
     removal_ordered: bool = False
     gpus: tuple[str, ...] = ()
     stop_by: float | None = None
-    successor: ContainerSpec | None = None
 
     @property
     def id(self) -> str:

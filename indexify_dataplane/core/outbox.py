@@ -7,7 +7,8 @@ coalesced either, because each report says something that the others do not.
 **Refusals.** One item that the server cannot ingest makes it refuse the whole heartbeat. The caller tells
 ``refused(batch)`` when the same heartbeat without its items was accepted. The second refusal in a row makes the batch
 the list of suspects; from then on ``take`` yields half of the suspects until one is left. An accepted half clears
-itself and leaves the guilty one among the others; a refused one that stood alone is given back to be replaced.
+itself and leaves the guilty one among the others. An item that stood alone and was refused ``ALONE`` times in a row is
+given back to be replaced: a server that answers INTERNAL at random must not cost an outcome.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ HARD_BYTES = 24 * MIB
 """What one heartbeat may hold at most next to its full state; the server takes 32 MiB."""
 BATCH_ITEMS = 2000
 """Keeps the encoding of one heartbeat to a few milliseconds of the loop."""
+
+ALONE = 8
+"""Refusals of one item. Should a server fail half of all calls, an innocent one is hit once in 60,000 times."""
 
 
 class ReportKind(enum.IntEnum):
@@ -67,6 +71,7 @@ class Outbox:
         self._queues: dict[ReportKind, deque[Item]] = {kind: deque() for kind in ReportKind}
         self._suspects: tuple[int, ...] = ()
         self._refusals = 0
+        self._refused_alone = 0
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._listeners: list[Callable[[], None]] = []
@@ -124,7 +129,7 @@ class Outbox:
         gone = frozenset(batch.ids)
         self._suspects = tuple(id for id in self._suspects if id not in gone)
         self._remove(gone)
-        self._refusals = 0
+        self._refusals = self._refused_alone = 0
 
     def refused(self, batch: Batch) -> Item | None:
         """The server refuses the batch although it accepts heartbeats without it. Returns the guilty item once it is
@@ -132,10 +137,14 @@ class Outbox:
         self._refusals += 1
         if self._refusals < 2 and not self._suspects:
             return None
-        if self._suspects and len(batch.items) == 1:
-            return batch.items[0]
-        self._suspects = batch.ids
-        return None
+        if not self._suspects or len(batch.items) > 1:
+            self._suspects = batch.ids
+            return None
+        self._refused_alone += 1
+        if self._refused_alone < ALONE:
+            return None
+        self._refused_alone = 0
+        return batch.items[0]
 
     def replace(self, item: Item, encoded: bytes) -> None:
         """Put ``encoded`` in the place of a refused item; it is under suspicion until it was accepted."""
@@ -154,7 +163,7 @@ class Outbox:
 
     def _end_search(self) -> None:
         self._suspects = ()
-        self._refusals = 0
+        self._refusals = self._refused_alone = 0
 
     def _take_suspects(self) -> Batch:
         chosen = set(self._suspects[: max(1, len(self._suspects) // 2)])
