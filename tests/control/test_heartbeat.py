@@ -6,10 +6,12 @@ import time
 from itertools import pairwise
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane.control.transport import ControlError
+from indexify_dataplane.core.model import SandboxSpec, Terminated, TerminationReason
 from indexify_dataplane.core.outbox import ReportKind
 from indexify_dataplane.core.session import Link
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
@@ -200,6 +202,25 @@ class HeartbeatTest(SynchronousTestCase):
         self.client.advance(5.1)
         names = ("heartbeat.success", "heartbeat.failures", "state_report_rpcs", "state_report_rpc_errors")
         self.assertEqual([self.client.metrics.counter(name).value for name in names], [1, 1, 2, 1])
+
+    def test_a_full_state_shows_what_has_changed_since_the_last_one(self) -> None:
+        box, other = sandbox("box"), sandbox("other")
+        self.client.containers = [box, other]
+        self.client.start()
+        claimed = evolve(other.spec, sandbox=SandboxSpec(sandbox_id="claimed"))
+        self.client.containers = [
+            evolve(box, state=Terminated(TerminationReason.OOM, 1.0)),
+            evolve(other, spec=claimed),
+        ]
+        self.client.session.require_full_state("again")
+        self.client.advance(0.1)
+        dead, live = self.server.heartbeats[-1].request.full_state.container_states
+        self.assertEqual((dead.status, dead.termination_reason), (pb.CONTAINER_STATUS_TERMINATED, 8))
+        self.assertEqual(live.description.sandbox_metadata.sandbox_id, "claimed")
+        self.client.containers.pop()
+        self.client.session.require_full_state("again")
+        self.client.advance(0.1)
+        self.assertEqual(len(self.server.heartbeats[-1].request.full_state.container_states), 1)
 
     def test_a_thousand_containers_cost_little(self) -> None:
         self.client.containers = [sandbox(f"box-{n}") for n in range(1000)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from indexify_dataplane.control.transport import ControlError
 from indexify_dataplane.core.events import ChildResult, Commanded, Invalid, KillAllocation, RemoveContainer
 from indexify_dataplane.core.outbox import Outbox, ReportKind
 from indexify_dataplane.core.session import Link
@@ -156,21 +157,19 @@ class PollTest(SynchronousTestCase):
         self.assertEqual(self.applied(), [1, 2, 3, 1])
         self.assertEqual(self.acks()[-1], 1)
 
-    def test_l2c_no_poll_is_under_way_when_the_full_state_goes_out(self) -> None:
-        """A transport may take its time to end a call; the full state waits for it."""
+    def lingering(self) -> tuple[Client, list[Deferred[Any]]]:
+        """A client whose transport takes its time to end a call; the polls that were cancelled."""
         client = Client()
         self.addCleanup(client.close)
         slow: list[Deferred[Any]] = []
 
         class Lingering:
             def call(self, method: str, request: Any, timeout: float) -> Deferred[Any]:
-                inner = client.server.call(method, request, timeout)
                 if method == "heartbeat":
-                    return inner
-                outer: Deferred[Any] = Deferred()
-                outer.cancel = lambda: slow.append(outer)  # type: ignore[method-assign]
-                inner.addCallbacks(outer.callback, lambda _: None)
-                return outer
+                    return client.server.call(method, request, timeout)
+                poll: Deferred[Any] = Deferred()
+                poll.cancel = lambda: slow.append(poll)  # type: ignore[method-assign]
+                return poll
 
         client.build(Lingering())
         client.start()
@@ -178,16 +177,47 @@ class PollTest(SynchronousTestCase):
         client.server.heartbeat = lambda request: answers.pop() if answers else OK
         client.report(1)
         client.advance(0.2)
+        return client, slow
+
+    def test_l2c_no_poll_is_under_way_when_the_full_state_goes_out(self) -> None:
+        client, slow = self.lingering()
         self.assertEqual((len(slow), client.session.quiet), (2, False))
         self.assertEqual(len(client.server.heartbeats), 2)
-        slow[0].errback(_cancelled())
+        slow[0].errback(CancelledError())
         client.advance(0.1)
         self.assertEqual(len(client.server.heartbeats), 2)
-        slow[1].errback(_cancelled())
+        slow[1].errback(CancelledError())
         self.assertEqual(len(client.server.heartbeats), 3)
         self.assertTrue(client.server.heartbeats[2].request.HasField("full_state"))
-        for call in client.server.calls:
-            call.reply.cancel()
+
+    def test_l2b_a_reply_that_comes_while_the_full_state_waits_is_of_the_old_numbering(self) -> None:
+        client, slow = self.lingering()
+        slow[1].callback(results(1))
+        slow[0].callback(commands(1))
+        self.assertEqual(client.session.generation, 2)
+        self.assertEqual([event for event in client.submitted if isinstance(event, Commanded)], [])
+        self.assertIsNone(client.session.commands.ack)
+
+    def test_stopped_waits_for_the_polls_to_end(self) -> None:
+        client, slow = self.lingering()
+        for poll in slow:
+            poll.callback(None)
+        client.server.heartbeat = lambda request: OK
+        slow.clear()
+        self.assertTrue(client.heartbeat.healthy)
+        stop = client.heartbeat.stop(stopped=True, deadline=client.clock.seconds() + 5)
+        done = Deferred.fromCoroutine(stop)
+        self.assertNoResult(done)
+        self.assertEqual(client.server.heartbeats[-1].request.status, pb.EXECUTOR_STATUS_RUNNING)
+        for poll in slow:
+            poll.errback(CancelledError())
+        self.successResultOf(done)
+        self.assertEqual(client.server.heartbeats[-1].request.status, pb.EXECUTOR_STATUS_STOPPED)
+
+    def test_a_poll_that_never_ends_does_not_cost_the_node_its_liveness(self) -> None:
+        client, _ = self.lingering()
+        client.advance(5)
+        self.assertEqual(len(client.server.heartbeats), 3)
 
     def test_a_cut_ends_the_poll_and_keeps_the_cursor(self) -> None:
         self.start()
@@ -305,13 +335,5 @@ class PollTest(SynchronousTestCase):
         self.assertIs(self.client.session.link, Link.READY)
 
 
-def _cancelled() -> Exception:
-    from twisted.internet.defer import CancelledError
-
-    return CancelledError()
-
-
 def _error(code: str) -> Exception:
-    from indexify_dataplane.control.transport import ControlError
-
     return ControlError(code, "")
