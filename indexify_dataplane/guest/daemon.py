@@ -69,13 +69,14 @@ def image_identity(image_user: str | None) -> Identity | None:
     return None if identity.uid == 0 and identity.gid == 0 else identity
 
 
-def name_this_process() -> None:
-    """Show as ``indexify-daemon`` instead of the interpreter's name."""
+def name_this_process() -> bool:
+    """Show as ``indexify-daemon`` instead of the interpreter; False where that cannot be, and nothing depends on it."""
     try:
         with open("/proc/self/comm", "w", encoding="ascii") as file:
             file.write("indexify-daemon")
-    except OSError as error:
-        _say(f"cannot set the process name: {error}", 0)
+    except OSError:
+        return False
+    return True
 
 
 def _say(text: str, code: int) -> int:

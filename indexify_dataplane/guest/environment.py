@@ -11,25 +11,12 @@ MARK = b"INDEXIFY_PROCESS_MARK"
 """Set to a value of its own for each started process and inherited by all that it starts: how descendants that left
 group, session and parent are still found when the process is killed."""
 
-ORIGINAL = b"INDEXIFY_ORIGINAL_"
-"""Loader settings of the image come under this prefix, since they must not reach the daemon's own interpreter."""
-
 _OWN = (TOKEN_VARIABLE.encode(), b"INDEXIFY_DAEMON_LOG", MARK)
 
 
 def for_children(environ: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """The daemon's environment without what is meant for the daemon alone, loader settings put back."""
-    children = {
-        name: value
-        for name, value in environ.items()
-        if name not in _OWN
-        and not name.startswith(ORIGINAL)
-        and not (value == b"" and (name.startswith(b"LD_") or name == b"GLIBC_TUNABLES"))
-    }
-    for name, value in environ.items():
-        if name.startswith(ORIGINAL) and len(name) > len(ORIGINAL):
-            children[name[len(ORIGINAL) :]] = value
-    return children
+    """The daemon's environment without what is meant for the daemon alone."""
+    return {name: value for name, value in environ.items() if name not in _OWN}
 
 
 def for_process(
