@@ -28,7 +28,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any
 
 class Guest:
     """One container. ``options`` go to the engine's host configuration; ``bind`` is what is mounted, by default the
-    bundle's folder."""
+    bundle's folder; ``scratch`` a directory of the host that is mounted at its own path, writable."""
 
     def __init__(
         self,
@@ -41,19 +41,21 @@ class Guest:
         user: str | None = None,
         environment: dict[str, str] | None = None,
         bind: str | None = None,
+        scratch: str | None = None,
         **options: Any,
     ) -> None:
         self._engine, self.bundle = engine, bundle
         api = engine.client.api
         image_env = api.inspect_image(image)["Config"].get("Env") or []
         daemon = ["--log-dir", "/var/log/indexify", *arguments, *(["--", *entrypoint] if entrypoint else [])]
+        binds = [f"{bind or bundle.path}:{MOUNT_POINT}:ro", *([f"{scratch}:{scratch}"] if scratch else [])]
         self.id: str = api.create_container(
             image,
             entrypoint=list(bundle.command()),
             command=daemon,
             user=user,
             environment=container_environment(image_env, environment),
-            host_config=api.create_host_config(binds=[f"{bind or bundle.path}:{MOUNT_POINT}:ro"], **options),
+            host_config=api.create_host_config(binds=binds, **options),
         )["Id"]
 
     def start(self) -> None:

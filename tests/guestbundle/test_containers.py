@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane.guestbundle import MOUNT_POINT
+from tests.contracts.daemon_container import ContainerDaemons
+from tests.contracts.daemon_wire import Api
 from tests.engine import Engine, require
 
 from .containers import Guest, guest, until
@@ -124,3 +127,13 @@ class Images(SynchronousTestCase):
         self.addCleanup(api.remove_container, loader, force=True)
         self.assertTrue(api.put_archive(loader, "/", self.bundle.as_tar(MOUNT_POINT)))
         self.assert_works(self.started("empty", bind=volume))
+
+    def test_the_contract_suites_daemons_start_and_stop_in_a_container(self) -> None:
+        daemons = ContainerDaemons(self.engine, self.bundle, "busybox", user="1234:1234", read_only=True)
+        self.addCleanup(daemons.stop_all)
+        daemon = daemons.start("--", "/bin/sleep", "1000", env={"A": "b"}, token="a secret")
+        self.assertEqual(Api(daemon.http).call("GET", "/processes").status, 401)
+        listed = Api(daemon.http, {"x-indexify-sandbox-token": "a secret"}).call("GET", "/processes")
+        self.assertEqual([process["command"] for process in listed.json["processes"]], ["/bin/sleep"])
+        daemon.signal(signal.SIGTERM)
+        self.assertEqual(daemon.wait(), 0)
