@@ -154,18 +154,23 @@ def _system_roots() -> bytes | None:
     return "".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in certificates).encode()
 
 
+_DISTRUST = ("certificate_verify_failed", "certificate signature failure", "unable to get local issuer", "self signed")
+
+_TURNED_AWAY = ("_alert_", "socket closed", "connection reset")
+
+
 def explain(details: str, endpoint: Endpoint, settings: TlsSettings) -> str:
     """gRPC's words about a failed connection, preceded by what they mean for whoever runs the node."""
     text = details.lower()
     expected = settings.domain_name or endpoint.host
-    if "certificate_verify_failed" in text or "unable to get local issuer" in text or "self signed" in text:
+    if any(word in text for word in _DISTRUST):
         trusted = f"tls.ca_cert_path {str(settings.ca_cert_path)!r}" if settings.ca_cert_path else "the system's roots"
         meaning = f"the certificate of {endpoint.target} is not valid by {trusted}"
     elif "hostname verification" in text or "peer name" in text or "is not in peer certificate" in text:
         meaning = f"the certificate of {endpoint.target} is not for {expected!r}; see tls.domain_name"
     elif "wrong_version_number" in text:
         meaning = f"{endpoint.target} does not speak TLS; is server_addr meant to begin with http://?"
-    elif endpoint.tls and ("certificate required" in text or "alert" in text or "handshake" in text):
+    elif endpoint.tls and "failed to connect" in text and any(word in text for word in _TURNED_AWAY):
         meaning = f"{endpoint.target} refused the handshake; does it want a client certificate (tls.client_cert_path)?"
     else:
         return details
