@@ -251,6 +251,10 @@ class Http1Client(asyncio.Protocol):
 
     # -- Requester
 
+    def limit(self, deadline: float) -> None:
+        if not self._half_closed:
+            self.deadline = deadline
+
     def inform(self, head: ResponseHead) -> None:
         self.transport.write(forward.response_head(head, head.lines, b""))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,8 +14,7 @@ from ..reactor import from_asyncio
 from .client import Http1Client
 from .pool import IdleConnections
 from .routes import RequestLog, Routes, Settings
-from .routing import Router
-from .shared import Clock, Shared
+from .shared import Clock, Shared, open_shared
 from .telemetry import Telemetry
 
 log = Logger(namespace="indexify_dataplane.http_proxy")
@@ -58,27 +56,12 @@ class Edge:
     async def start(self) -> tuple[str, int]:
         """Listen; returns the bound address. Raises OSError when that fails, or when the secret cannot be read."""
         config = self._config
-        secret = None
-        if config.shared_secret_file is not None:
-            secret = Path(config.shared_secret_file).read_bytes().strip()
-            if not secret:
-                raise OSError(f"{config.shared_secret_file} is empty; it must hold the secret of the outer proxy")
-        loop = asyncio.get_event_loop()
-        shared = self._shared = Shared(
-            settings=config,
-            routes=self._routes,
-            router=Router(
-                routes=self._routes, host_suffixes=config.host_suffixes, own_names=self._own_names, secret=secret
-            ),
-            pool=self._pool,
-            telemetry=self._telemetry,
-            loop=loop,
-            now=self._reactor.seconds(),
-            connections=set(),
-            exchanges=set(),
-        )
+        shared = self._shared = open_shared(
+            config=config, routes=self._routes, telemetry=self._telemetry, pool=self._pool, clock=self._reactor,
+            own_names=self._own_names,
+        )  # fmt: skip
         self._server = await from_asyncio(
-            loop.create_server(
+            shared.loop.create_server(
                 lambda: Http1Client(shared), config.listen_addr.strip("[]"), config.port, backlog=BACKLOG
             )
         )

@@ -35,8 +35,10 @@ log = Logger(namespace="indexify_dataplane.http_proxy")
 class Requester(Protocol):
     """The client's side of an exchange."""
 
-    deadline: float
     writing_paused: bool
+
+    def limit(self, deadline: float) -> None:
+        """Call ``Exchange.expired`` at this time, unless another is set before."""
 
     def inform(self, head: ResponseHead) -> None:
         """Pass an interim answer on."""
@@ -176,6 +178,11 @@ class Exchange:
                 upstream.drop()
         self._tell(self._status or CLIENT_CLOSED, upstream)
 
+    def stop(self) -> None:
+        """The proxy itself ends."""
+        self._requester.cut()
+        self.abandon()
+
     def expired(self) -> None:
         """The deadline that was set on the client's side has passed."""
         if self._stage is Stage.CONNECTING:
@@ -237,12 +244,12 @@ class Exchange:
 
     def upstream_full(self) -> None:
         if not self._complete:
-            self._requester.deadline = self._shared.now + self._shared.settings.upstream.write_timeout_secs
+            self._requester.limit(self._shared.now + self._shared.settings.upstream.write_timeout_secs)
         self._requester.hold_request()
 
     def upstream_drained(self) -> None:
         if not self._complete:
-            self._requester.deadline = self._shared.now + self._shared.settings.upstream.read_timeout_secs
+            self._requester.limit(self._shared.now + self._shared.settings.upstream.read_timeout_secs)
         self._requester.go_on_with_request()
 
     def upstream_broken(self, upstream: Upstream, error: str) -> None:
@@ -263,7 +270,7 @@ class Exchange:
     # -- connecting
 
     def _connect(self) -> None:
-        self._requester.deadline = self._shared.now + self._shared.settings.upstream.connection_timeout_secs
+        self._requester.limit(self._shared.now + self._shared.settings.upstream.connection_timeout_secs)
         if not self._complete:
             self._requester.hold_request()
         self._opening = Deferred.fromCoroutine(self._open())
@@ -377,11 +384,11 @@ class Exchange:
     def _await_request(self) -> None:
         """From the end of the request on there is no limit: a late answer is better than a command run twice."""
         waits = self._shared.settings.upstream.read_timeout_secs
-        self._requester.deadline = NEVER if self._complete else self._shared.now + waits
+        self._requester.limit(NEVER if self._complete else self._shared.now + waits)
 
     def _touch(self) -> None:
         idle = self._shared.settings.upgrade_idle_timeout_secs
-        self._requester.deadline = self._shared.now + idle if idle else NEVER
+        self._requester.limit(self._shared.now + idle if idle else NEVER)
 
     def _where(self) -> dict[str, Any]:
         return {"sandbox_id": self.route.target.sandbox_id, "port": self.route.port}

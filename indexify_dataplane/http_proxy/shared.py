@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define
@@ -44,3 +45,31 @@ class Shared:
     connections: set[Any]
     exchanges: set[Exchange]
     draining: bool = False
+
+
+def open_shared(
+    *,
+    config: Settings,
+    routes: Routes,
+    telemetry: Telemetry,
+    pool: IdleConnections,
+    clock: Clock,
+    own_names: Iterable[str],
+) -> Shared:
+    """Made when the loop is there. Raises OSError when the configured secret cannot be read or is empty."""
+    secret = None
+    if config.shared_secret_file is not None:
+        secret = Path(config.shared_secret_file).read_bytes().strip()
+        if not secret:
+            raise OSError(f"{config.shared_secret_file} is empty; it must hold the secret of the outer proxy")
+    return Shared(
+        settings=config,
+        routes=routes,
+        router=Router(routes=routes, host_suffixes=config.host_suffixes, own_names=own_names, secret=secret),
+        pool=pool,
+        telemetry=telemetry,
+        loop=asyncio.get_event_loop(),
+        now=clock.seconds(),
+        connections=set(),
+        exchanges=set(),
+    )

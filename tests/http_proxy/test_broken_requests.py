@@ -6,43 +6,45 @@ import asyncio
 
 from .support import ID, Client, EdgeCase, echo, get, in_loop, read_head
 
+P = b"POST / HTTP/1.1\r\n"
+TE = b"Transfer-Encoding: "
 H = b"Host: a\r\n" + ID
 BIG = b"a" * 70_000
 
 BROKEN: dict[str, tuple[int, bytes]] = {
     # Lengths: what one reader takes for the body, another takes for the next request.
-    "both lengths": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    "both lengths, other order": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n"),
-    "both lengths, zero": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n"),
-    "two lengths": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
-    "the same length twice": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc"),
-    "list of lengths": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 3, 3\r\n\r\nabc"),
-    "signed length": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: +3\r\n\r\nabc"),
-    "negative length": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: -3\r\n\r\nabc"),
-    "hexadecimal length": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 0x3\r\n\r\nabc"),
-    "length with a space": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 1 2\r\n\r\nabc"),
-    "length with an underscore": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 1_0\r\n\r\nabc"),
-    "empty length": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: \r\n\r\n"),
-    "endless length": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 99999999999999999999\r\n\r\n"),
+    "both lengths": (400, P + H + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "both lengths, other order": (400, P + H + TE + b"chunked\r\nContent-Length: 3\r\n\r\n"),
+    "both lengths, zero": (400, P + H + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    "two lengths": (400, P + H + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
+    "the same length twice": (400, P + H + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc"),
+    "list of lengths": (400, P + H + b"Content-Length: 3, 3\r\n\r\nabc"),
+    "signed length": (400, P + H + b"Content-Length: +3\r\n\r\nabc"),
+    "negative length": (400, P + H + b"Content-Length: -3\r\n\r\nabc"),
+    "hexadecimal length": (400, P + H + b"Content-Length: 0x3\r\n\r\nabc"),
+    "length with a space": (400, P + H + b"Content-Length: 1 2\r\n\r\nabc"),
+    "length with an underscore": (400, P + H + b"Content-Length: 1_0\r\n\r\nabc"),
+    "empty length": (400, P + H + b"Content-Length: \r\n\r\n"),
+    "endless length": (400, P + H + b"Content-Length: 99999999999999999999\r\n\r\n"),
     # Transfer codings, hidden in every usual way.
-    "unknown coding": (501, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-    "identity": (501, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: identity\r\n\r\n"),
-    "gzip and chunked": (501, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
-    "chunked is not last": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
-    "chunked twice": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"),
+    "unknown coding": (501, P + H + TE + b"xchunked\r\n\r\n0\r\n\r\n"),
+    "identity": (501, P + H + TE + b"identity\r\n\r\n"),
+    "gzip and chunked": (501, P + H + TE + b"gzip, chunked\r\n\r\n0\r\n\r\n"),
+    "chunked is not last": (400, P + H + TE + b"chunked, gzip\r\n\r\n0\r\n\r\n"),
+    "chunked twice": (400, P + H + TE + b"chunked, chunked\r\n\r\n0\r\n\r\n"),
     "two coding fields": (
-        501, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        501, P + H + TE + b"x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     ),
     "chunked in two fields": (
-        400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        400, P + H + TE + b"chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     ),
-    "quoted coding": (400, b'POST / HTTP/1.1\r\n' + H + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n'),
-    "coding with a vertical tab": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
-    "coding with a parameter": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n"),
-    "empty coding": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: \r\n\r\n"),
-    "coding before a colon with a space": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding : chunked\r\n\r\n"),
-    "coding on a folded line": (400, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
-    "coding in HTTP/1.0": (400, b"POST / HTTP/1.0\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "quoted coding": (400, P + H + TE + b'"chunked"\r\n\r\n0\r\n\r\n'),
+    "coding with a vertical tab": (400, P + H + TE + b"\x0bchunked\r\n\r\n0\r\n\r\n"),
+    "coding with a parameter": (400, P + H + TE + b"chunked;q=1\r\n\r\n0\r\n\r\n"),
+    "empty coding": (400, P + H + TE + b"\r\n\r\n"),
+    "coding before a colon with a space": (400, P + H + b"Transfer-Encoding : chunked\r\n\r\n"),
+    "coding on a folded line": (400, P + H + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
+    "coding in HTTP/1.0": (400, b"POST / HTTP/1.0\r\n" + H + TE + b"chunked\r\n\r\n0\r\n\r\n"),
     # Lines.
     "bare line feeds": (400, b"GET / HTTP/1.1\nHost: a\nTensorlake-Sandbox-Id: sb-1\n\n"),
     "one bare line feed": (400, b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n" + ID + b"\r\n"),
@@ -101,12 +103,12 @@ BROKEN: dict[str, tuple[int, bytes]] = {
     # Hop-by-hop.
     "Connection names Host": (400, b"GET / HTTP/1.1\r\n" + H + b"Connection: host\r\n\r\n"),
     "Connection names Content-Length": (
-        400, b"POST / HTTP/1.1\r\n" + H + b"Connection: content-length\r\nContent-Length: 3\r\n\r\nabc"
+        400, P + H + b"Connection: content-length\r\nContent-Length: 3\r\n\r\nabc"
     ),
     "upgrade with a body": (
         400, b"GET / HTTP/1.1\r\n" + H + b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc"
     ),
-    "other expectation": (417, b"POST / HTTP/1.1\r\n" + H + b"Expect: 200-ok\r\nContent-Length: 0\r\n\r\n"),
+    "other expectation": (417, P + H + b"Expect: 200-ok\r\nContent-Length: 0\r\n\r\n"),
     # Sizes.
     "long target": (414, b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n" + H + b"\r\n"),
     "endless target": (414, b"GET /" + BIG),
@@ -248,9 +250,7 @@ class BrokenRequests(EdgeCase):
         await self.start_edge()
         for name, body in BROKEN_BODIES.items():
             client: Client = await self.connect()
-            answer = await asyncio.wait_for(
-                client.ask(get("/", b"Transfer-Encoding: chunked\r\n", "POST") + body), 5
-            )
+            answer = await asyncio.wait_for(client.ask(get("/", b"Transfer-Encoding: chunked\r\n", "POST") + body), 5)
             self.assertEqual(answer.status, 400, f"{name}: {answer}")
             client.close()
         self.assertEqual(server.connections, 0)
