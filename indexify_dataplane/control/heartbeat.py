@@ -57,6 +57,8 @@ class Heartbeat(LoopService):
     silent drift. Times are seconds.
     """
 
+    name = "heartbeat"
+
     def __init__(
         self,
         *,
