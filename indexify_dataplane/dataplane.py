@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 from immutables import Map
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -56,7 +57,8 @@ class Settings:
 class Dataplane:
     """One node. ``open`` recovers it, ``connect`` begins to talk to the server, ``stop`` ends it in order.
 
-    ``identity`` gives the full sync without containers; ``died`` errbacks when a part that must live has ended.
+    ``drivers`` makes the drivers for an executor id; a kind without one is not run here. ``identity`` gives the full
+    sync without containers; ``died`` errbacks when a part that must live has ended.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Dataplane:
         *,
         clock: Clock,
         store: Store,
-        drivers: Mapping[Kind, Driver],
+        drivers: Callable[[str], Mapping[Kind, Driver]],
         daemons: Daemons,
         executors: Executors | None,
         transport: Transport,
@@ -79,7 +81,8 @@ class Dataplane:
     ) -> None:
         self._clock = clock
         self._store = store
-        self._drivers = drivers
+        self._make_drivers = drivers
+        self._drivers: Mapping[Kind, Driver] = {}
         self._daemons = daemons
         self._executors = executors
         self._transport = transport
@@ -102,10 +105,11 @@ class Dataplane:
 
     async def open(self) -> None:
         """Open store and drivers, recover. Raises StoreError or DriverError."""
-        for driver in self._unique_drivers():
-            await driver.open()
         loaded = await self._store.open()
         self.executor_id = loaded.executor_id
+        self._drivers = self._make_drivers(loaded.executor_id)
+        for driver in self._unique_drivers():
+            await driver.open()
         drivers = {kind: DriverRules(driver.enforces_policies(), driver.survives_node(kind))
                    for kind, driver in self._drivers.items()}  # fmt: skip
         empty = Node(
@@ -180,8 +184,8 @@ class Dataplane:
     def _unique_drivers(self) -> list[Driver]:
         return list({id(driver): driver for driver in self._drivers.values()}.values())
 
-    def connect(self) -> None:
-        """Begin heartbeats and polls."""
+    def connect(self, parent: MultiService | None = None) -> None:
+        """Begin heartbeats and polls, as children of ``parent`` where there is one."""
         common: dict[str, Any] = {
             "clock": self._clock,
             "transport": self._transport,
@@ -204,7 +208,11 @@ class Dataplane:
         self._linked = True
         for loop in self.loops:
             self._watch_over(loop.died)
-            loop.startService()
+            if parent is None:
+                loop.startService()
+            else:
+                child: Any = loop
+                child.setServiceParent(parent)
 
     @property
     def loops(self) -> tuple[Heartbeat, CommandPoll, ResultPoll]:
@@ -257,6 +265,14 @@ class Dataplane:
         # The brain has stopped already; recovery reads from a report's absence that it was delivered.
         changes: Sequence[Change] = [(DROP_REPORT, (report_id,)) for report_id in report_ids]
         return self._store.commit(changes)
+
+    async def abandon(self) -> None:
+        """Let go of everything after a failed ``open``."""
+        if hasattr(self, "reconciliation"):
+            await self.reconciliation.stopService()
+        for driver in self._unique_drivers():
+            await driver.close()
+        await self._store.close()
 
     async def stop(self, *, deadline: float) -> None:
         """Decide nothing more, deliver what was decided, and say STOPPED only if no sandbox would be lost by it.

@@ -98,6 +98,11 @@ def place(state_dir: str, state_file: str | None) -> Path:
     return Path(f"{state_file}.db") if state_file else Path(state_dir) / "store.db"
 
 
+def control_socket(store: Path) -> Path:
+    """Where the control socket of the node with this store is: ``ctl.sock`` beside ``store.db``, else named alike."""
+    return store.with_name("ctl.sock" if store.name == "store.db" else f"{store.stem}.ctl.sock")
+
+
 class Store:
     """Open it, load it once, then commit changes. One transaction per call, in the order of the calls."""
 

@@ -12,9 +12,11 @@ install()
 import os  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
+from twisted.application.twist._options import TwistOptions  # noqa: E402
 from twisted.python import usage  # noqa: E402
 
-from .config import ConfigError, load  # noqa: E402
+from .cli import NodeOptions  # noqa: E402
+from .config import ConfigError  # noqa: E402
 
 if TYPE_CHECKING:
     from .cli import DevOptions
@@ -22,35 +24,27 @@ if TYPE_CHECKING:
     from .service import Root
 
 
-class Options(usage.Options):  # type: ignore[misc]
+class Options(NodeOptions, usage.Options):
     """The flags of the console script, for twistd and twist."""
 
     synopsis = "[options]"
-    optParameters = [["config", "c", None, "YAML file; built-in defaults are used without it"]]
 
     def __init__(self) -> None:
-        usage.Options.__init__(self)
-        self["functions"] = []
+        super().__init__()
         self.loaded: Loaded | None = None
-
-    def opt_function(self, uri: str) -> None:
-        """namespace:application:function[:version]; repeatable; replaces the allow-list of the file"""
-        self["functions"].append(uri)
-
-    opt_f = opt_function
 
     def postOptions(self) -> None:
         try:
-            self.loaded = load(self["config"], os.environ, self["functions"])
+            self.loaded = self.load(os.environ)
         except ConfigError as error:
             raise usage.UsageError("\n".join(f"Error: {problem}" for problem in error.problems)) from error
-        parent = self.parent
+        parent: Any = getattr(self, "parent", None)
         if parent is None:
             return
         if parent.get("pidfile") == "twistd.pid":
             # A stale file of that name in the working directory must never refuse a start; the store has its own lock.
             parent["pidfile"] = ""
-        if "logFormat" in parent or "log-format" in parent or parent.__class__.__name__ == "TwistOptions":
+        if isinstance(parent, TwistOptions):
             parent["fileLogObserverFactory"] = self._observer
 
     def _observer(self, stream: Any) -> Any:

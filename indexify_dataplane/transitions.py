@@ -131,7 +131,7 @@ class Transitions:
         self._metrics.counter("allocations.completed", **labels).add()
         duration = getattr(outcome, "duration_ms", None)
         if duration is not None:
-            self._metrics.histogram("allocations.duration_ms", **labels).observe(duration)
+            self._metrics.histogram("allocations.duration_ms", None, **labels).observe(duration)
         log.info(
             "allocation finished",
             allocation_id=old.id,

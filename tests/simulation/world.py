@@ -292,7 +292,7 @@ class Simulation:
         self.plane = plane = Dataplane(
             clock=clock,
             store=store,
-            drivers={Kind.SANDBOX: driver, Kind.FUNCTION: driver},
+            drivers=lambda executor_id: {Kind.SANDBOX: driver, Kind.FUNCTION: driver},
             daemons=SimDaemons(self),
             executors=MemoryExecutors(clock=clock, world=self.executors),
             transport=SimTransport(self, clock),

@@ -1,0 +1,139 @@
+"""Parts of a node made from its configuration; ``service.py`` puts them together."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from immutables import Map
+
+from . import __version__
+from .config import Config
+from .config_kinds import joined
+from .config_model import Driver as DriverConfig
+from .core.model import FunctionRef, Kind
+from .core.node import Rules
+from .dataplane import Settings
+from .drivers.base import Driver, DriverError
+from .host.resources import HostResources
+from .metrics import Metrics
+from .perform.containers import Timing
+from .perform.executors import Executors
+from .reactor import Pool
+from .wireproto import executor_api_pb2 as pb
+
+NOT_BUILT = "this version has no driver of type {type} yet ({key}); configure fork_exec, or run a version that has it"
+
+
+def check_drivers(config: Config) -> None:
+    """Raise DriverError, with a sentence, for a driver that this version does not have."""
+    for key in ("function_driver", "sandbox_driver"):
+        kind = getattr(config, key).type
+        if kind != "fork_exec":
+            raise DriverError(NOT_BUILT.format(type=kind, key=key))
+
+
+def drivers(config: Config, *, reactor: Any, pool: Pool, functions: bool) -> Callable[[str], Mapping[Kind, Driver]]:
+    """What makes the drivers once the executor id is known; equal sections share one driver."""
+
+    def make(executor_id: str) -> Mapping[Kind, Driver]:
+        made: dict[str, Driver] = {}
+
+        def driver(section: DriverConfig) -> Driver:
+            if section.type not in made:
+                made[section.type] = _fork_exec(config, reactor=reactor, pool=pool, executor_id=executor_id)
+            return made[section.type]
+
+        chosen = {Kind.SANDBOX: driver(config.sandbox_driver)}
+        if functions:
+            chosen[Kind.FUNCTION] = driver(config.function_driver)
+        return chosen
+
+    return make
+
+
+def _fork_exec(config: Config, *, reactor: Any, pool: Pool, executor_id: str) -> Driver:
+    from .drivers.fork_exec.driver import ForkExecDriver
+
+    return ForkExecDriver(
+        reactor=reactor,
+        state_dir=config.state_dir,
+        executor_id=executor_id,
+        settings=config.fork_exec,
+        pool=pool,
+        fe_binary_path=config.function_executor.fe_binary_path,
+        start_timeout=config.startup_timeout_secs,
+    )
+
+
+def executors(config: Config, *, reactor: Any, metrics: Metrics) -> Executors | None:
+    """What talks to function executors; None in a version that cannot."""
+    return None
+
+
+def settings(config: Config, resources: HostResources) -> Settings:
+    return Settings(
+        rules=Rules(stop_grace=config.stop_grace_secs, allowed=allowed(config), drivers=Map()),
+        timing=Timing(startup_timeout=config.startup_timeout_secs, health_timeout=config.health.timeout_secs),
+        health_interval=config.health.interval_secs,
+        health_threshold=config.health.failure_threshold,
+        default_image=config.default_function_image,
+        gpus=tuple(resources.gpus.uuids) if resources.gpus else (),
+    )
+
+
+def allowed(config: Config) -> tuple[FunctionRef, ...]:
+    """The allow-list; the configuration has checked that every entry has three or four parts."""
+    return tuple(FunctionRef(*uri.split(":")) for uri in config.function_allowlist)
+
+
+def advertised(config: Config, bound_port: int) -> str:
+    """``host:port`` where others reach this node's proxy. One that listens on loopback alone is reached there alone."""
+    listens = config.http_proxy.listen_addr
+    loopback = listens == "localhost" or listens == "::1" or listens.startswith("127.")
+    return config.http_proxy.advertise_address or joined(listens if loopback else hostname(), bound_port)
+
+
+def hostname() -> str:
+    try:
+        return socket.gethostname() or "localhost"
+    except OSError:
+        return "localhost"
+
+
+def identity(config: Config, resources: HostResources, proxy_address: str) -> pb.DataplaneStateFullSync:
+    """The full sync without its containers."""
+    host = pb.HostResources(
+        cpu_count=resources.cpu_count, memory_bytes=resources.memory_bytes, disk_bytes=resources.disk_bytes
+    )
+    if resources.gpus is not None:
+        host.gpu.count = len(resources.gpus.uuids)
+        host.gpu.model = resources.gpus.model  # type: ignore[assignment]
+    sync = pb.DataplaneStateFullSync(
+        hostname=hostname(),
+        version=__version__,
+        total_resources=host,
+        total_container_resources=host,
+        labels=dict(config.labels),
+        proxy_address=proxy_address,
+    )
+    for entry in allowed(config):
+        sync.allowed_functions.append(
+            pb.AllowedFunction(
+                namespace=entry.namespace,
+                application_name=entry.application,
+                function_name=entry.function,
+                application_version=entry.version,
+            )
+        )
+    return sync
+
+
+def disks(config: Config) -> tuple[str, ...]:
+    """Directories whose file systems hold what containers and the node write."""
+    place = os.path.abspath(config.state_dir)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return (place,)
