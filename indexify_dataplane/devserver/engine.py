@@ -46,7 +46,8 @@ class Engine:
     Every time comes from ``clock`` and every id from ``random``, so that a run with the same inputs repeats itself.
     ``wall`` gives the time of day for ``created_at``. ``idle_container_secs`` is how long a function container
     outlives its last allocation (the real server: 0); ``repeat_removals`` orders again what a full sync or a restart
-    of the server may have dropped (the real server does not). ``snapshot_base`` is where snapshots go; the blob store's base when it is None.
+    of the server may have dropped (the real server does not). ``snapshot_base`` is where snapshots go; the blob
+    store's base when it is None.
     """
 
     def __init__(

@@ -246,7 +246,7 @@ class Client(Protocol):
         if self._method != b"HEAD":
             self._write(self._http.send(h11.Data(data=body)))
         self._write(self._http.send(h11.EndOfMessage()))
-        transport.loseConnection()
+        self._close()
 
     # From the upstream
 
@@ -278,6 +278,12 @@ class Client(Protocol):
             self._upstream.send_raw(sent)
         self._write(early)
 
+    def _close(self) -> None:
+        """Close when everything is written. A transport that still has a paused producer would wait for it for ever."""
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        transport.loseConnection()
+
     def send_raw(self, data: bytes) -> None:
         self._write(data)
 
@@ -286,20 +292,19 @@ class Client(Protocol):
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.leave()
-        transport: Any = self.transport
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             self.resume()
             self._advance()
         else:
-            transport.loseConnection()
+            self._close()
 
     def upstream_lost(self) -> None:
         """The upstream ended in the middle, or a tunnel ended."""
         self._upstream = None
         transport: Any = self.transport
         if self._tunnel:
-            transport.loseConnection()
+            self._close()
         else:
             transport.abortConnection()
 
