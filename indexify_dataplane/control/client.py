@@ -28,15 +28,15 @@ log = Logger()
 
 MIB = 1024 * 1024
 CONNECT_TIMEOUT_MS = 10_000
-KEEPALIVE_MS = 15_000
+KEEPALIVE_SECONDS = 10.0
+PING_SECONDS = 8.0
+"""How long a keepalive ping may go unanswered; the server gives an executor up after 30 s of silence."""
 DRAIN_SECONDS = 30.0
 """How long calls on a channel with old certificates may go on; a poll that is cut off is repeated at once."""
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", 32 * MIB),
     ("grpc.max_send_message_length", 64 * MIB),
-    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # One attempt to connect may take this long (gRPC's name for it is odd); the pauses between attempts are below
@@ -84,9 +84,24 @@ class _Channel:
 class GrpcTransport:
     """The real ``Transport``. ``start`` checks address and certificates; the connection is made by the first call."""
 
-    def __init__(self, *, server_addr: str, tls_settings: tls.TlsSettings) -> None:
+    def __init__(
+        self,
+        *,
+        server_addr: str,
+        tls_settings: tls.TlsSettings,
+        keepalive: float = KEEPALIVE_SECONDS,
+        ping_timeout: float = PING_SECONDS,
+    ) -> None:
         self._server_addr = server_addr
         self._settings = tls_settings
+        # The keepalive's own timeout does not close a connection whose ping is never answered; the ping's does, and
+        # its default is a minute (seen with grpcio 1.85).
+        self._options = (
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", round(ping_timeout * 1000)),
+            ("grpc.http2.ping_timeout_ms", round(ping_timeout * 1000)),
+        )
         self._endpoint: tls.Endpoint | None = None
         self._credentials: tls.Credentials | None = None
         self._channel: _Channel | None = None
@@ -173,10 +188,10 @@ class GrpcTransport:
         import grpc.aio
 
         if not endpoint.tls:
-            return _Channel(grpc.aio.insecure_channel(endpoint.target, options=_OPTIONS), ())
+            return _Channel(grpc.aio.insecure_channel(endpoint.target, options=self._options), ())
         credentials = self._credentials
         assert credentials is not None
-        options = _OPTIONS
+        options: tuple[tuple[str, int | str], ...] = self._options
         if self._settings.domain_name:
             options += (("grpc.ssl_target_name_override", self._settings.domain_name),)
         channel = grpc.aio.secure_channel(

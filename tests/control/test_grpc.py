@@ -40,6 +40,41 @@ def sync(executor_id: str = "ex") -> pb.HeartbeatRequest:
     )
 
 
+class Relay:
+    """A connection on which nothing arrives any more when ``silent``, in either direction, and which stays open."""
+
+    def __init__(self, port: int) -> None:
+        self.silent = False
+        self._port = port
+        self._pumps: list[asyncio.Task[None]] = []
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def open(self) -> int:
+        self._server = await from_asyncio(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        self._server.close()
+        for pump in self._pumps:
+            pump.cancel()
+        for writer in self._writers:
+            writer.close()
+        await from_asyncio(asyncio.gather(*self._pumps, return_exceptions=True))
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, far_writer]
+        self._pumps += [
+            asyncio.ensure_future(self._pump(reader, far_writer)),
+            asyncio.ensure_future(self._pump(far_reader, writer)),
+        ]
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not self.silent:
+                writer.write(data)
+
+
 class GrpcTest(TestCase):
     timeout = 20
 
@@ -106,6 +141,26 @@ class GrpcTest(TestCase):
             transport = self.connect(f"http://127.0.0.1:{port}", Settings(enabled=False))
             error = await self.fails(transport.call("heartbeat", sync(), 0.3))
             self.assertEqual((error.code, error.retryable), ("DEADLINE_EXCEEDED", True))
+
+    async def test_l6_a_held_poll_notices_a_connection_that_died_without_a_word(self) -> None:
+        port = await self.serve()
+        relay = Relay(port)
+        self.addCleanup(lambda: Deferred.fromCoroutine(relay.close()))
+        transport = GrpcTransport(
+            server_addr=f"http://127.0.0.1:{await relay.open()}",
+            tls_settings=Settings(enabled=False),
+            keepalive=0.3,
+            ping_timeout=0.4,
+        )
+        transport.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(transport.close()))
+        await transport.call("heartbeat", sync(), 5)
+        held = transport.call("poll_commands", pb.PollCommandsRequest(executor_id="ex"), 330)
+        await deferLater(reactor, 1.0)
+        self.assertFalse(held.called)
+        relay.silent = True
+        error = await self.fails(held)
+        self.assertEqual((error.code, error.retryable), ("UNAVAILABLE", True))
 
     async def test_a_server_that_comes_back_is_found_again(self) -> None:
         port = await self.serve()
