@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .head import parse_trailer
+from .head import CHUNKED, parse_trailer
 
 MAX_SIZE_LINE = 1024
 MAX_TRAILERS = 16 * 1024
@@ -90,6 +90,33 @@ class ChunkedDecoder:
             raise BrokenChunks(str(error)) from error
         if trailer is not None:
             self.trailers.append(trailer)
+
+
+class RequestBody:
+    """The body that a client announced: ``length`` bytes, or chunks when that is CHUNKED."""
+
+    __slots__ = ("_decoder", "_left", "complete")
+
+    def __init__(self, length: int) -> None:
+        self._decoder = ChunkedDecoder() if length == CHUNKED else None
+        self._left = length
+        self.complete = length == 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Returns the payload in ``data`` and what follows the body. Raises BrokenChunks."""
+        if self._decoder is not None:
+            found = self._decoder.feed(data)
+            self.complete = self._decoder.done
+            return found
+        left = self._left
+        payload, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
+        self._left -= len(payload)
+        self.complete = not self._left
+        return payload, rest
+
+    @property
+    def trailers(self) -> list[bytes]:
+        return self._decoder.trailers if self._decoder is not None else []
 
 
 def frame(payload: bytes) -> bytes:

@@ -14,7 +14,7 @@ import socket
 import struct
 
 from . import forward
-from .body import BrokenChunks, ChunkedDecoder, frame, last_chunk
+from .body import BrokenChunks, RequestBody, frame, last_chunk
 from .exchange import Exchange
 from .head import CHUNKED, RequestHead, check_beginning, parse_request
 from .replies import HeadRefused, Reply, bad_request
@@ -40,9 +40,8 @@ class Http1Client(asyncio.Protocol):
     """``deadline`` is looked at by the edge's sweep, which then calls ``expired``."""
 
     __slots__ = (
-        "_buffer", "_close", "_complete", "_decoder", "_exchange", "_fresh", "_half_closed", "_head", "_held", "_left",
-        "_peer", "_raw_body", "_rechunked", "_responding", "_shared", "_state", "deadline", "transport",
-        "writing_paused",
+        "_body", "_buffer", "_close", "_complete", "_exchange", "_fresh", "_half_closed", "_head", "_held", "_peer",
+        "_raw_body", "_rechunked", "_responding", "_shared", "_state", "deadline", "transport", "writing_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -53,8 +52,7 @@ class Http1Client(asyncio.Protocol):
         self._buffer = b""
         self._exchange: Exchange | None = None
         self._head: RequestHead | None = None
-        self._decoder: ChunkedDecoder | None = None
-        self._left = 0
+        self._body: RequestBody | None = None
         self._complete = True
         self._close = False
         self._fresh = True
@@ -163,13 +161,20 @@ class Http1Client(asyncio.Protocol):
         if len(data) < len(PREFACE):
             self._buffer = data
             return
-        self._malformed(Reply(505, "HTTP_VERSION_NOT_SUPPORTED", "HTTP/1.0 and HTTP/1.1 are supported", closes=True))
+        from .http2_client import Http2Client
+
+        self._shared.connections.discard(self)
+        successor = Http2Client(self._shared, self._peer)
+        self.transport.set_protocol(successor)
+        successor.connection_made(self.transport)
+        successor.data_received(data)
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         self._head = head
         self._close = not head.keep_alive or self._shared.draining
         self._responding = self._rechunked = self._raw_body = False
         payload = b""
+        self._body = None
         if head.length == 0:
             self._complete = True
             self._state = WAIT
@@ -179,8 +184,7 @@ class Http1Client(asyncio.Protocol):
         else:
             self._complete = False
             self._state = BODY
-            self._left = head.length
-            self._decoder = ChunkedDecoder() if head.length == CHUNKED else None
+            self._body = RequestBody(head.length)
             try:
                 payload = self._take(rest)
             except BrokenChunks as error:
@@ -203,14 +207,9 @@ class Http1Client(asyncio.Protocol):
 
     def _take(self, data: bytes) -> bytes:
         """The payload in ``data``; what follows the body waits in the buffer. Raises BrokenChunks."""
-        if self._decoder is not None:
-            payload, rest = self._decoder.feed(data)
-            self._complete = self._decoder.done
-        else:
-            left = self._left
-            payload, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
-            self._left -= len(payload)
-            self._complete = not self._left
+        assert self._body is not None
+        payload, rest = self._body.feed(data)
+        self._complete = self._body.complete
         if self._complete:
             self._state = WAIT
             if rest:
@@ -219,7 +218,7 @@ class Http1Client(asyncio.Protocol):
         return payload
 
     def _trailers(self) -> list[bytes]:
-        return self._decoder.trailers if self._decoder is not None else NO_TRAILERS
+        return self._body.trailers if self._body is not None else NO_TRAILERS
 
     def _receive_body(self, data: bytes) -> None:
         exchange = self._exchange
@@ -302,7 +301,7 @@ class Http1Client(asyncio.Protocol):
         early, self._buffer = self._buffer, b""
         if early and self._exchange is not None:
             self._exchange.pipe_to_container(early)
-        self._head = self._decoder = None
+        self._head = self._body = None
         self._resume()
 
     def pipe(self, data: bytes) -> None:
@@ -369,7 +368,7 @@ class Http1Client(asyncio.Protocol):
     def _linger(self) -> None:
         self._state = LINGER
         self._buffer = b""
-        self._decoder = None
+        self._body = None
         self.deadline = self._shared.now + LINGER_SECS
         if self.transport.can_write_eof() and not self._half_closed:
             self.transport.write_eof()

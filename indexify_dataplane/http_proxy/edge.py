@@ -93,12 +93,16 @@ class Edge:
         for connection in list(shared.connections):
             connection.stop()
         self._pool.close()
+        if shared.http2 is not None:
+            shared.http2.close()
         self._sweep.cancel()
         self._server = None
 
     def forget(self, container_id: str) -> None:
         """The container has left Running: connections kept for it are closed."""
         self._pool.forget(container_id)
+        if self._shared is not None and self._shared.http2 is not None:
+            self._shared.http2.forget(container_id)
 
     @property
     def idle_upstreams(self) -> int:
@@ -121,6 +125,8 @@ class Edge:
         for connection in [each for each in shared.connections if each.deadline <= now]:
             connection.expired()
         self._pool.expire(now)
+        if shared.http2 is not None:
+            shared.http2.expire(now, self._config.upstream.idle_timeout_secs)
         if self._emptied is not None and not shared.connections and not self._emptied.called:
             self._emptied.callback(None)
 

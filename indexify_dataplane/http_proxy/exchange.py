@@ -12,7 +12,7 @@ before it is used, because a 502 makes clients repeat a command that may have ru
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -26,54 +26,14 @@ from .response import ResponseHead
 from .routes import DAEMON_PORT
 from .routing import Route
 from .shared import NEVER, Shared
+from .sides import Requester, Upstream
 from .telemetry import CLIENT_CLOSED
 from .upstream import Http1Upstream
 
+if TYPE_CHECKING:
+    from .http2_upstream import Http2Upstreams
+
 log = Logger(namespace="indexify_dataplane.http_proxy")
-
-
-class Requester(Protocol):
-    """The client's side of an exchange."""
-
-    writing_paused: bool
-
-    def limit(self, deadline: float) -> None:
-        """Call ``Exchange.expired`` at this time, unless another is set before."""
-
-    def inform(self, head: ResponseHead) -> None:
-        """Pass an interim answer on."""
-
-    def respond(self, head: ResponseHead, length: int, data: bytes, ended: bool, trailers: list[bytes]) -> None: ...
-    def more(self, data: bytes, ended: bool, trailers: list[bytes]) -> None: ...
-    def switch(self, head: ResponseHead, data: bytes) -> None:
-        """The connection is a raw pipe from here on."""
-
-    def pipe(self, data: bytes) -> None: ...
-    def refuse(self, reply: Reply) -> None:
-        """Answer in the proxy's own name; nothing has been sent yet."""
-
-    def cut(self) -> None:
-        """End an answer that has begun so that the client cannot take it for whole."""
-
-    def hold_request(self) -> None: ...
-    def go_on_with_request(self) -> None: ...
-    def exchange_ended(self) -> None: ...
-
-
-class Upstream(Protocol):
-    """The container's side of an exchange."""
-
-    address: str
-    paused_writing: bool
-
-    def request(self, exchange: Exchange, body: bytes, complete: bool, trailers: list[bytes]) -> None: ...
-    def body(self, payload: bytes, complete: bool, trailers: list[bytes]) -> None: ...
-    def pipe(self, data: bytes) -> None: ...
-    def pause_response(self) -> None: ...
-    def resume_response(self) -> None: ...
-    def release(self, complete: bool) -> None: ...
-    def drop(self) -> None: ...
-    def end_pipe(self) -> None: ...
 
 
 class Stage(Enum):
@@ -85,22 +45,8 @@ class Stage(Enum):
 
 class Exchange:
     __slots__ = (
-        "_body_sent",
-        "_complete",
-        "_opening",
-        "_peer",
-        "_requester",
-        "_retried",
-        "_reused",
-        "_shared",
-        "_stage",
-        "_started",
-        "_status",
-        "_upstream",
-        "_waiting",
-        "_waiting_trailers",
-        "head",
-        "route",
+        "_body_sent", "_complete", "_opening", "_peer", "_requester", "_retried", "_reused", "_shared", "_stage",
+        "_started", "_status", "_upstream", "_waiting", "_waiting_trailers", "head", "reset_code", "route",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, requester: Requester, head: RequestHead, route: Route, peer: bytes) -> None:
@@ -118,6 +64,7 @@ class Exchange:
         self._reused = False
         self._retried = False
         self._status = 0
+        self.reset_code: int | None = None
         self._stage = Stage.CONNECTING
         self._started = 0.0
 
@@ -125,14 +72,14 @@ class Exchange:
 
     def start(self, body: bytes, complete: bool, trailers: list[bytes]) -> None:
         """Send the request with what is there of its body; ``complete`` when that is all of it."""
-        shared, route = self._shared, self.route
+        shared, route, head = self._shared, self.route, self.head
         shared.telemetry.active_requests += 1
         shared.exchanges.add(self)
         self._started = shared.telemetry.seconds()
         self._complete = complete
-        upstream = shared.pool.take((route.target.container_id, route.port))
+        upstream = None if head.grpc else shared.pool.take((route.target.container_id, route.port))
         if isinstance(upstream, Http1Upstream):
-            if self.head.method in IDEMPOTENT or not upstream.stale():
+            if head.method in IDEMPOTENT or not upstream.stale():
                 self._reused = True
                 self._use(upstream, body, trailers)
                 return
@@ -277,15 +224,19 @@ class Exchange:
 
     async def _open(self) -> None:
         shared, route = self._shared, self.route
-        upstream: Http1Upstream | None = None
+        upstream: Upstream | None = None
         where = ""
         try:
             daemon = route.target.daemon if route.port == DAEMON_PORT else None
             host, port = daemon or await shared.routes.connect_address(route.target, route.port)
             where = f"{host}:{port}"
-            upstream = Http1Upstream(shared, (route.target.container_id, route.port), where)
-            made: Any = upstream
-            await from_asyncio(shared.loop.create_connection(lambda: made, host, port))
+            key = (route.target.container_id, route.port)
+            if self.head.grpc:
+                upstream = await self._http2().call(key, host, port)
+            else:
+                made: Any = Http1Upstream(shared, key, where)
+                upstream = made
+                await from_asyncio(shared.loop.create_connection(lambda: made, host, port))
         except CancelledError:
             # The exchange is over. The connection may have come up in the same turn of the loop.
             if upstream is not None:
@@ -300,6 +251,7 @@ class Exchange:
         except Exception as error:
             self._not_connected(replies.PROXY_ERROR, error, where)
         else:
+            assert upstream is not None
             self._opening = None
             log.debug(
                 "Routing request to container", container_addr=where, method=self.head.method.decode("ascii"),
@@ -309,6 +261,13 @@ class Exchange:
             self._use(upstream, body, self._waiting_trailers)
             if not self._complete and not upstream.paused_writing:
                 self._requester.go_on_with_request()
+
+    def _http2(self) -> Http2Upstreams:
+        from .http2_upstream import Http2Upstreams
+
+        if self._shared.http2 is None:
+            self._shared.http2 = Http2Upstreams(self._shared)
+        return self._shared.http2
 
     def _not_connected(self, reply: Reply, error: Exception, address: str) -> None:
         self._opening = None

@@ -16,6 +16,7 @@ from .telemetry import Telemetry
 
 if TYPE_CHECKING:
     from .exchange import Exchange
+    from .http2_upstream import Http2Upstreams
 
 HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
@@ -45,6 +46,7 @@ class Shared:
     connections: set[Any]
     exchanges: set[Exchange]
     draining: bool = False
+    http2: Http2Upstreams | None = None
 
 
 def open_shared(

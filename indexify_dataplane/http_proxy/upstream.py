@@ -17,6 +17,7 @@ from . import forward
 from .body import BrokenChunks, ChunkedDecoder, frame, last_chunk
 from .head import CHUNKED, MAX_HEAD, UNTIL_CLOSE
 from .response import ResponseHead, parse_response
+from .routes import Timeouts
 from .shared import HIGH_WATER, LOW_WATER, Shared
 
 if TYPE_CHECKING:
@@ -27,12 +28,21 @@ IDLE, HEAD, LENGTH, CHUNKS, TO_CLOSE, PIPE = range(6)
 NO_TRAILERS: list[bytes] = []
 
 
+def keep_alive(transport: asyncio.BaseTransport, timeouts: Timeouts) -> None:
+    """Let the kernel find out about containers that vanished; nothing else ends a request that takes long."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, timeouts.keepalive_idle_secs)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeouts.keepalive_interval_secs)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, timeouts.keepalive_count)
+
+
 class Http1Upstream(asyncio.Protocol):
     """``key`` is container and port; ``address`` what is told of it in logs."""
 
     __slots__ = (
-        "_abandoned", "_buffer", "_decoder", "_exchange", "_interim", "_keep", "_left", "_shared", "_state", "address",
-        "idle_since", "key", "paused_writing", "transport",
+        "_abandoned", "_buffer", "_decoder", "_exchange", "_interim", "_keep", "_left", "_shared", "_state",
+        "address", "idle_since", "key", "paused_writing", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -135,12 +145,7 @@ class Http1Upstream(asyncio.Protocol):
             transport.abort()
             return
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        timeouts = self._shared.settings.upstream
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, timeouts.keepalive_idle_secs)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeouts.keepalive_interval_secs)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, timeouts.keepalive_count)
+        keep_alive(transport, self._shared.settings.upstream)
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
