@@ -101,12 +101,15 @@ class ForkExecPlace:
     async def close(self) -> None:
         driver = await self.open()
         drivers, self._open = self._open, []
-        for found in await driver.list_containers():
-            await driver.kill(found.handle)
-        for driver, pool in drivers:
-            await driver.close()
-            pool.stop()
-        shutil.rmtree(self.state_dir)
+        try:
+            for found in await driver.list_containers():
+                await driver.kill(found.handle)
+            for driver, _ in drivers:
+                await driver.close()
+        finally:
+            for _, pool in drivers:
+                pool.stop()
+            shutil.rmtree(self.state_dir)
 
     def hanging(self, order: StartOrder) -> StartOrder:
         return evolve(order, argv=("hang",))

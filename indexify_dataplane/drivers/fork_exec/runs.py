@@ -160,7 +160,8 @@ class Runs:
             places = manifest.cgroups if manifest is not None else ()
         else:
             directory, ended, places = None, None, self.cgroups.places(life.run_id)
-        if ended is None or not ended.clean or (directory is not None and directory.locked()):
+        locked = directory is not None and directory.locked()
+        if ended is None or not ended.clean or locked or cgroups.members(places):
             left = end_all(_belongs_to(life, places))
             if left:
                 raise DriverError(f"processes {left} of container {life.container_id} cannot be ended")
