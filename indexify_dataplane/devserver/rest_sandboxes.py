@@ -11,7 +11,7 @@ from .engine import Engine
 from .errors import Refused
 from .rest import Answer, Call, Pattern, Reply, as_json
 from .sandboxes import GPU_MODELS, reason_text
-from .shapes import Namespace, NewPool, NewSandbox
+from .shapes import Namespace, NewPool, NewSandbox, SandboxChange
 from .state import Container, Executor, Pool, Sandbox, SandboxSpec, Snapshot
 
 TENANT = "/v1/namespaces/{namespace}"
@@ -49,6 +49,7 @@ class SandboxRoutes:
                 Pattern("POST", base, self.create),
                 Pattern("GET", base, self.list),
                 Pattern("GET", base + "/{sandbox_id}", self.get),
+                Pattern("PATCH", base + "/{sandbox_id}", self.change),
                 Pattern("DELETE", base + "/{sandbox_id}", self.delete),
                 Pattern("POST", base + "/{sandbox_id}/snapshot", self.snapshot),
             ]
@@ -112,6 +113,9 @@ class SandboxRoutes:
 
     def get(self, call: Call, namespace: str, sandbox_id: str, application: str | None = None) -> Answer:
         return as_json(self._info(self._sandboxes.get(namespace, sandbox_id)))
+
+    def change(self, call: Call, namespace: str, sandbox_id: str, application: str | None = None) -> Answer:
+        return as_json(self._info(self._sandboxes.change(namespace, sandbox_id, call.shaped(SandboxChange))))
 
     def delete(self, call: Call, namespace: str, sandbox_id: str, application: str | None = None) -> Answer:
         self._sandboxes.delete(namespace, sandbox_id)
@@ -189,7 +193,9 @@ class SandboxRoutes:
 
 
 def resources_json(spec: SandboxSpec) -> dict[str, Any]:
-    return {name: spec.resources[name] for name in ("cpus", "memory_mb", "ephemeral_disk_mb")}
+    """The resources with the disk under both of its names: newer SDKs insist on ``disk_mb``."""
+    told = {name: spec.resources[name] for name in ("cpus", "memory_mb", "ephemeral_disk_mb")}
+    return {**told, "disk_mb": told["ephemeral_disk_mb"]}
 
 
 def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from .errors import Refused
 from .sandboxes import GPU_MODELS, Sandboxes
-from .shapes import DEFAULT_IMAGE, Namespace, NewPool, NewSandbox, SandboxResources, whole_sandbox
+from .shapes import DEFAULT_IMAGE, Namespace, NewPool, NewSandbox, SandboxChange, SandboxResources, whole_sandbox
 from .snapshots import Snapshots
 from .state import Pool, Sandbox, SandboxSpec, Snapshot, World
 
@@ -38,6 +38,9 @@ def checked_resources(resources: SandboxResources) -> dict[str, Any]:
         if gpu.model not in GPU_MODELS:
             raise Refused(400, f"unknown GPU model {gpu.model!r}; known are {', '.join(GPU_MODELS)}")
     found: dict[str, Any] = msgspec.to_builtins(resources)
+    newer_name = found.pop("disk_mb")
+    if newer_name is not None:
+        found["ephemeral_disk_mb"] = newer_name
     return found
 
 
@@ -98,6 +101,18 @@ class SandboxActions:
 
     def get(self, namespace: str, sandbox_id: str) -> Sandbox:
         return self._sandboxes.find(namespace, sandbox_id)
+
+    def change(self, namespace: str, sandbox_id: str, body: Body | SandboxChange) -> Sandbox:
+        """Open or close ports of a sandbox that is not over."""
+        sandbox = self._sandboxes.find(namespace, sandbox_id)
+        wish = shaped(body, SandboxChange)
+        if sandbox.status == "terminated":
+            raise Refused(400, "Cannot change a terminated sandbox")
+        if wish.exposed_ports is not None:
+            sandbox.spec.exposed_ports = wish.exposed_ports
+        if wish.allow_unauthenticated_access is not None:
+            sandbox.spec.allow_unauthenticated_access = wish.allow_unauthenticated_access
+        return sandbox
 
     def list_sandboxes(self, namespace: str, application: str | None = None) -> list[Sandbox]:
         """The sandboxes of a namespace, terminated ones included; with ``application``, those created under it."""

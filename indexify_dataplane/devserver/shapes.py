@@ -33,6 +33,8 @@ class SandboxResources(Struct):
     memory_mb: Natural = 256
     ephemeral_disk_mb: Natural = 1024
     gpus: list[GpuRequest] = field(default_factory=list)
+    disk_mb: Natural | None = None
+    """What newer SDKs call ``ephemeral_disk_mb``; it wins."""
 
 
 def whole_sandbox() -> SandboxResources:
@@ -60,6 +62,13 @@ class NewSandbox(Struct):
     allow_unauthenticated_access: bool | None = None
     allow_unauthenticated_proxy_access: bool | None = None
     exposed_ports: list[Port] | None = None
+
+
+class SandboxChange(Struct, forbid_unknown_fields=True):
+    """Body of PATCH …/sandboxes/{id}, as newer SDKs send it to open and close ports."""
+
+    exposed_ports: list[Port] | None = None
+    allow_unauthenticated_access: bool | None = None
 
 
 class NewPool(Struct):

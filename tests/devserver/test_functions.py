@@ -361,8 +361,8 @@ class OutcomeTests(FunctionCase):
         addition, run = self.peer.take()
         self.engine.restart(durable=True)
         self.peer.register(state(addition.add_container.container, "running"))
-        repeated = self.peer.take()
-        self.assertEqual([command.run_allocation.allocation for command in repeated], [run.run_allocation.allocation])
+        # As the real server: for an executor it has not seen, the batch is empty (``repeat_removals`` differs).
+        self.assertEqual(self.peer.take(), [])
         self.finish(completed(run.run_allocation.allocation, value=payload()))
         self.assertEqual(request.outcome, "success")
 

@@ -156,7 +156,7 @@ class SandboxTests(RestCase):
                 "created_at": NOW_MS,
                 "container_id": None,
                 "executor_id": None,
-                "resources": {"cpus": 1.0, "memory_mb": 1024, "ephemeral_disk_mb": 1024},
+                "resources": {"cpus": 1.0, "memory_mb": 1024, "ephemeral_disk_mb": 1024, "disk_mb": 1024},
                 "timeout_secs": 600,
                 "sandbox_url": None,
                 "pool_id": None,
@@ -197,7 +197,9 @@ class SandboxTests(RestCase):
             }
             sandbox_id = (await self.ask("POST", NS + "/sandboxes", wish)).json()["sandbox_id"]
             info = (await self.ask("GET", f"{NS}/sandboxes/{sandbox_id}")).json()
-            self.assertEqual(info["resources"], {"cpus": 0.1, "memory_mb": 256, "ephemeral_disk_mb": 1024})
+            self.assertEqual(
+                info["resources"], {"cpus": 0.1, "memory_mb": 256, "ephemeral_disk_mb": 1024, "disk_mb": 1024}
+            )
             policy = {"allow_internet_access": True, "allow_out": [], "deny_out": ["1.2.3.4/32"]}
             self.assertEqual(info["network_policy"], policy)
             self.assertEqual(
@@ -217,6 +219,24 @@ class SandboxTests(RestCase):
             self.assertEqual((await self.ask("DELETE", f"{base}/{sandbox_id}")).status, 200)
             info = (await self.ask("GET", f"{NS}/sandboxes/{sandbox_id}")).json()
             self.assertEqual(info["status"], "terminated")
+
+        return Deferred.fromCoroutine(body())
+
+    def test_changing_ports(self) -> Deferred[None]:
+        async def body() -> None:
+            sandbox = self.engine.sandboxes.create("default", {"resources": {"disk_mb": 77}})
+            path = f"{NS}/sandboxes/{sandbox.id}"
+            changed = (await self.ask("PATCH", path, {"exposed_ports": [8080]})).json()
+            self.assertEqual((changed["exposed_ports"], changed["allow_unauthenticated_access"]), ([8080], False))
+            self.assertEqual(changed["resources"]["ephemeral_disk_mb"], 77)
+            changed = (await self.ask("PATCH", path, {"allow_unauthenticated_access": True})).json()
+            self.assertEqual((changed["exposed_ports"], changed["allow_unauthenticated_access"]), ([8080], True))
+            self.engine.sandboxes.delete("default", sandbox.id)
+            await self.table(
+                ("PATCH", path, {"exposed_ports": []}, 400, b"Cannot change a terminated sandbox"),
+                ("PATCH", path, {"image": "other"}, 422, None),
+                ("PATCH", NS + "/sandboxes/none", {}, 404, b"Sandbox not found"),
+            )
 
         return Deferred.fromCoroutine(body())
 
@@ -309,7 +329,7 @@ class PoolTests(RestCase):
                 "pool_id": pool_id,
                 "namespace": "default",
                 "image": "busybox",
-                "resources": {"cpus": 1.0, "memory_mb": 1024, "ephemeral_disk_mb": 1024},
+                "resources": {"cpus": 1.0, "memory_mb": 1024, "ephemeral_disk_mb": 1024, "disk_mb": 1024},
                 "min_containers": None,
                 "max_containers": 2,
                 "warm_containers": 1,
