@@ -14,6 +14,7 @@ from . import command_line, environment
 from .children import Children, Identity
 from .command_line import Options, UsageError
 from .daemon_api import DaemonApi
+from .descendants import Descendants
 from .entrypoint import Entrypoint
 from .file_api import FileApi
 from .grpc_port import DaemonCalls, GrpcPort
@@ -121,12 +122,13 @@ class Daemon:
         self._shutdown = Shutdown(loop=loop, timeout=options.shutdown_timeout, log=log)
         self._children = Children(loop=loop, log=log)
         self._store = OutputStore(directory=options.log_dir, log=log)
+        self._mark = os.urandom(8).hex()
         surroundings = Surroundings(
             loop=loop,
             children=self._children,
             base_environment=environment.for_children(os.environb),
             oom_kills=OomKills(path=counter_path()),
-            mark=os.urandom(8).hex(),
+            mark=self._mark,
         )
         self._processes = Processes(surroundings=surroundings, store=self._store, log=log)
         self._ptys = Ptys(surroundings=surroundings, log=log)
@@ -176,6 +178,9 @@ class Daemon:
             await self._shutdown.asked.wait()
             within_grace = self._shutdown.within_grace
             await asyncio.gather(self._processes.close(within_grace), self._ptys.close(within_grace))
+            if os.getpid() != 1:
+                # As PID 1 the kernel does it. Elsewhere what left its group would stay behind.
+                await Descendants.of_all(self._mark).kill()
         finally:
             for server in self._servers:
                 server.close()

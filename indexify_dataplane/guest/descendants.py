@@ -28,6 +28,13 @@ class Descendants:
         self._mark = MARK + b"=" + mark.encode("ascii") + b"\0"
         self._found: dict[int, int] = {}  # pid to start time
 
+    @classmethod
+    def of_all(cls, mark: str) -> Descendants:
+        """Everything that any process of a daemon started; ``mark`` is what all their marks begin with."""
+        everything = cls(leader=-1, mark=mark)
+        everything._mark = everything._mark[:-1] + b"-"
+        return everything
+
     def look_while_leader_lives(self) -> None:
         """Follow the parent chain and the session; cheap, one small file per process of the pid namespace."""
         table = process_table()

@@ -193,6 +193,8 @@ class HttpConnection(asyncio.Protocol):
         if chunked and (length != 0 or any(name == b"content-length" for name, _ in event.headers)):
             raise Refusal(400, "Both Transfer-Encoding and Content-Length", "BAD_REQUEST")
         modern = event.http_version == b"1.1"
+        if not modern and event.http_version != b"1.0":
+            raise Refusal(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here", "VERSION_NOT_SUPPORTED")
         if chunked and not modern:
             raise Refusal(400, "Transfer-Encoding needs HTTP/1.1", "BAD_REQUEST")
         body = Inflow(set_flowing=self._set_reading)

@@ -107,11 +107,15 @@ class PtyAttachment:
             await socket.close(NORMAL, f"exit:{session.exit_code}")
 
     async def _ping(self, socket: WebSocket) -> None:
-        """Return when the client was silent from one ping to the next."""
+        """Return when the client was silent from one ping to the next, or reads so little that no ping goes out."""
         await asyncio.sleep(PING_SECONDS)
         while True:
             heard = socket.heard
-            await socket.ping()
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    await socket.ping()
+            except TimeoutError:
+                return
             await asyncio.sleep(PING_SECONDS)
             if socket.heard == heard:
                 return

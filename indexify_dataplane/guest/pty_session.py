@@ -206,7 +206,7 @@ class PtySession:
         if self._lag() > LAG_BYTES:
             self._paused = True
             self._surroundings.loop.remove_reader(self._master)
-            self._cutter = self._surroundings.loop.call_later(LAG_SECONDS, self._cut)
+            self._watch_laggards()
 
     def _from(self, position: int) -> bytes:
         """Up to 64 KiB from ``position`` on."""
@@ -235,15 +235,22 @@ class PtySession:
             if self._master >= 0 and not self._hung_up.done():
                 self._surroundings.loop.add_reader(self._master, self._readable)
 
-    def _cut(self) -> None:
+    def _watch_laggards(self) -> None:
+        """Cut those that take nothing from now on for ten seconds, again and again while the program is held back."""
+        positions = {viewer: viewer.position for viewer in self.viewers if viewer.ready}
+        self._cutter = self._surroundings.loop.call_later(LAG_SECONDS, self._cut, positions)
+
+    def _cut(self, positions: dict[Viewer, int]) -> None:
         self._cutter = None
-        for viewer in list(self.viewers):
+        for viewer, position in positions.items():
             lag = self._next - viewer.position
-            if viewer.ready and lag > LAG_BYTES // 2:
+            if viewer in self.viewers and viewer.position == position and lag > LAG_BYTES // 2:
                 viewer.cut = f"output lagged by {lag} bytes"
                 self.viewers.discard(viewer)
         self._wake()
         self._let_flow()
+        if self._paused:
+            self._watch_laggards()
 
     async def _attend(self, child: Child) -> None:
         code = await child.exited
