@@ -11,12 +11,9 @@ SDKs send a request again on 502, and a command would run twice.
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
-from urllib.parse import urlsplit
 
 import h11
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -25,86 +22,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .engine import Engine
+from .sandbox_directory import Directory, NoRoute, is_upgrade, passed_on, wanted
 
 log = Logger()
 
 CONNECT_SECS = 10.0
 HEAD_BYTES = 64 * 1024
-DAEMON_PORT = 9501
-HOST = re.compile(r"(?:(?P<port>[0-9]{1,5})-)?(?P<id>[0-9A-Za-z_-]+)\..+")
-ID_HEADERS = (b"x-tensorlake-sandbox-id", b"tensorlake-sandbox-id")
-PORT_HEADERS = (b"x-tensorlake-sandbox-port", b"tensorlake-sandbox-port")
-HOP_HEADERS = {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"}
-
-
-@frozen
-class Wanted:
-    """The sandbox and the port in it that a request is for."""
-
-    sandbox_id: str
-    port: int
-
-
-class NoRoute(Exception):
-    """The request cannot be passed on; answered with ``status`` and a JSON body."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-def wanted(headers: list[tuple[bytes, bytes]]) -> Wanted:
-    """Read the sandbox from the id headers, else from the host name. NoRoute 400 when there is none or several."""
-
-    def values(names: tuple[bytes, ...]) -> set[str]:
-        return {value.decode("latin-1").strip() for name, value in headers if name in names}
-
-    ids, ports = values(ID_HEADERS), values(PORT_HEADERS)
-    if not ids:
-        host = next((value.decode("latin-1") for name, value in headers if name == b"host"), "")
-        found = HOST.fullmatch(urlsplit(f"//{host}").hostname or "")
-        if found is None:
-            raise NoRoute(400, "SANDBOX_ID_MISSING", f"no sandbox id header, and host {host!r} names no sandbox")
-        ids = {found["id"]}
-        if found["port"] and not ports:
-            ports = {found["port"]}
-    if len(ids) > 1 or len(ports) > 1:
-        raise NoRoute(400, "SANDBOX_ID_AMBIGUOUS", "the request names several sandboxes or ports")
-    port = ports.pop() if ports else str(DAEMON_PORT)
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise NoRoute(400, "INVALID_PORT", f"{port!r} is not a port")
-    return Wanted(ids.pop(), int(port))
-
-
-class Directory:
-    """Knows, from the engine, which executor's proxy serves a sandbox."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def address(self, sandbox_id: str) -> tuple[str, int]:
-        """Host and port of the executor's proxy. NoRoute 404, 410 or 503."""
-        sandbox = self._engine.world.sandboxes.get(sandbox_id)
-        if sandbox is None:
-            # Host names reach us in lower case from some clients.
-            lowered = sandbox_id.lower()
-            sandbox = self._engine.world.sandboxes.get(lowered)
-        if sandbox is None:
-            raise NoRoute(404, "SANDBOX_NOT_FOUND", "Sandbox not found")
-        if sandbox.status == "terminated":
-            raise NoRoute(410, "SANDBOX_TERMINATED", "Sandbox is terminated")
-        executor = self._engine.fleet.known(sandbox.executor_id)
-        if executor is None or sandbox.status == "pending":
-            raise NoRoute(503, "SANDBOX_NOT_READY", "Sandbox is not running yet")
-        try:
-            parts = urlsplit(f"//{executor.identity.proxy_address}")
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if not host or not port:
-            raise NoRoute(503, "SANDBOX_UNREACHABLE", "the sandbox's executor advertises no usable proxy address")
-        return host, port
 
 
 class Client(Protocol):
@@ -415,25 +338,6 @@ class UpstreamFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> Upstream:
         return Upstream(self._client)
-
-
-def is_upgrade(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"connection" and b"upgrade" in value.lower() for name, value in headers)
-
-
-def passed_on(headers: list[tuple[bytes, bytes]], *, upgrade: bool) -> list[tuple[bytes, bytes]]:
-    """The headers without those of this hop and without routing headers of the client's own making."""
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
-    kept = [
-        (name, value)
-        for name, value in headers
-        if name not in HOP_HEADERS
-        and name not in ID_HEADERS
-        and name not in PORT_HEADERS
-        and (name not in named or name == b"upgrade")
-        and (upgrade or name != b"upgrade")
-    ]
-    return [*kept, (b"Connection", b"Upgrade")] if upgrade else kept
 
 
 class SandboxProxy(Factory):

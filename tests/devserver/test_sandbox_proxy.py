@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from indexify_dataplane.devserver.sandbox_proxy import NoRoute, SandboxProxy, wanted
+from indexify_dataplane.devserver.sandbox_directory import NoRoute, wanted
+from indexify_dataplane.devserver.sandbox_proxy import SandboxProxy
 
 from .peer import Peer, make_engine, started
 
