@@ -18,7 +18,7 @@ import h2.exceptions
 import h2.settings
 from hyperframe.frame import GoAwayFrame
 
-from .head import MAX_HEAD
+from .head import MAX_HEAD, parse_trailer
 from .shared import HIGH_WATER, LOW_WATER, Shared
 
 MAX_STREAMS = 2048
@@ -51,9 +51,12 @@ def pairs(lines: list[bytes]) -> Pairs:
     return fields
 
 
-def lines(fields: Any) -> list[bytes]:
-    """``name: value`` lines out of HTTP/2 fields, for trailers."""
-    return [name + b": " + value for name, value in fields if name[:1] != b":"]
+def trailer_lines(fields: Any) -> list[bytes]:
+    """``name: value`` lines of those trailers that may be passed on; none when they cannot be read."""
+    if not well_formed(fields):
+        return []
+    found = (parse_trailer(name + b": " + value) for name, value in fields if name[:1] != b":")
+    return [line for line in found if line is not None]
 
 
 class FrameLengths:

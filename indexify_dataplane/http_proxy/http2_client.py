@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 from . import forward
 from .exchange import Exchange
 from .head import CHUNKED, MAX_FIELDS, MAX_TARGET, RequestHead, too_large
-from .http2 import Http2Connection, Http2Stream, lines, pairs, well_formed
+from .http2 import Http2Connection, Http2Stream, pairs, trailer_lines, well_formed
 from .replies import HeadRefused, Reply, bad_request
 from .response import ResponseHead
 from .routes import DAEMON_PORT
@@ -85,7 +85,7 @@ class Http2Client(Http2Connection):
                 else:
                     stream.data(event.data, event.flow_controlled_length)
             case h2.events.TrailersReceived() if stream is not None:
-                stream.trailers = lines(event.headers) if well_formed(event.headers) else []
+                stream.trailers = trailer_lines(event.headers)
             case h2.events.StreamEnded() if stream is not None:
                 stream.request_ended()
             case h2.events.StreamReset():

@@ -11,8 +11,8 @@ from h2.errors import ErrorCodes
 from twisted.internet.defer import Deferred
 
 from ..reactor import from_asyncio
-from .head import parse_trailer, without
-from .http2 import Http2Connection, Http2Stream, lines, pairs, well_formed
+from .head import without
+from .http2 import Http2Connection, Http2Stream, pairs, trailer_lines, well_formed
 from .response import ResponseHead
 from .shared import Shared
 from .upstream import NO_TRAILERS, keep_alive
@@ -220,11 +220,6 @@ class Http2Upstream(Http2Connection):
         self._waiting.pop(call.stream_id, None)
         if self._streams.pop(call.stream_id, None) is not None:
             self.released()
-
-
-def trailer_lines(fields: Any) -> list[bytes]:
-    found = (parse_trailer(line) for line in lines(fields)) if well_formed(fields) else ()
-    return [line for line in found if line is not None]
 
 
 def response_head(fields: Any) -> ResponseHead:
