@@ -21,6 +21,7 @@ from .host.resources import HostResources
 from .metrics import Metrics
 from .perform.containers import Timing
 from .perform.executors import Executors
+from .process import INHERITED
 from .reactor import Pool
 from .wireproto import executor_api_pb2 as pb
 
@@ -64,6 +65,7 @@ def _fork_exec(config: Config, *, reactor: Any, pool: Pool, executor_id: str) ->
         settings=config.fork_exec,
         pool=pool,
         fe_binary_path=config.function_executor.fe_binary_path,
+        environment=INHERITED,
         start_timeout=config.startup_timeout_secs,
     )
 

@@ -200,7 +200,9 @@ class Dataplane:
             identity=self._identity,
             full_state=self.reported,
             delivered=self._delivered,
-            idle=lambda: not self.node.allocations,
+            replaced=self.reconciliation.replace_report,
+            # A full sync discards commands on their way; with nothing here there is nothing that could get lost.
+            idle=lambda: not self.node.allocations and not self.node.containers,
         )
         polling = {**common, "submit": self.reconciliation.submit, "accepting": lambda: self.reconciliation.accepting}
         self.commands = CommandPoll(**polling)

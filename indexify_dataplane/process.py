@@ -14,7 +14,15 @@ from twisted.logger import Logger
 
 log = Logger()
 
+INHERITED = dict(os.environ)
+"""The environment as whoever started the node made it; what the node sets for itself is not for its children."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def quiet_libraries() -> None:
+    """gRPC's core writes connection trouble to stderr by itself; the log has it in our words. Read at its import."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def raise_file_limit() -> None:

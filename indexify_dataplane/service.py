@@ -41,7 +41,7 @@ from .metrics import Metrics
 from .monitoring import Monitoring
 from .otlp import metrics_push
 from .perform.executors import Executors
-from .process import Signals, exit_with, raise_file_limit
+from .process import Signals, exit_with, quiet_libraries, raise_file_limit
 from .proxy_service import ProxyService
 from .reactor import Pool
 from .state_view import View
@@ -115,6 +115,7 @@ class Root(MultiService):
 
     async def _start(self) -> None:
         config, reactor = self._config, self._reactor
+        quiet_libraries()
         raise_file_limit()
         self._tell_configuration()
         build.check_drivers(config)
