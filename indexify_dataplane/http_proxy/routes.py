@@ -12,7 +12,7 @@ DAEMON_PORT = 9501
 DAEMON_GRPC_PORT = 9500
 """The node's own channel to the daemon; never reachable through the proxy."""
 
-TOKEN_HEADER = "X-Tensorlake-Sandbox-Token"
+TOKEN_HEADER = "X-Indexify-Sandbox-Token"
 """Carries the sandbox's own token to its daemon. The proxy alone sets it, on requests to ``DAEMON_PORT`` only."""
 
 

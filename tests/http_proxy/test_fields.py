@@ -26,7 +26,7 @@ class Fields(EdgeCase):
             get(
                 "/",
                 b"X-Tensorlake-Sandbox-Id: sb-1\r\nTensorlake-Sandbox-Port: 9501\r\nX-Tensorlake-Route-Hint: h\r\n"
-                b"X-Tensorlake-Sandbox-Token: forged\r\nx-tensorlake-proxy-secret: s\r\n"
+                b"X-Indexify-Sandbox-Token: forged\r\nx-tensorlake-proxy-secret: s\r\n"
                 b"Connection: keep-alive, X-Mine, te\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers, gzip\r\n"
                 b"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\nUpgrade: h2c\r\n"
                 b"HTTP2-Settings: AAMAAABkAAQAAP__\r\nAuthorization: Bearer t\r\nCookie: a=b\r\nX-Odd:   spaced \t \r\n"
@@ -58,10 +58,10 @@ class Fields(EdgeCase):
         await self.start_server(echo, port=8080, token="t0ken")
         await self.start_server(echo, token="t0ken")
         await self.start_edge()
-        told = await self.sent(get("/", b"X-Tensorlake-Sandbox-Token: forged\r\n"))
-        self.assertEqual(told["x-tensorlake-sandbox-token"], "t0ken")
-        told = await self.sent(get("/", b"Tensorlake-Sandbox-Port: 8080\r\nX-Tensorlake-Sandbox-Token: forged\r\n"))
-        self.assertNotIn("x-tensorlake-sandbox-token", told)
+        told = await self.sent(get("/", b"X-Indexify-Sandbox-Token: forged\r\n"))
+        self.assertEqual(told["x-indexify-sandbox-token"], "t0ken")
+        told = await self.sent(get("/", b"Tensorlake-Sandbox-Port: 8080\r\nX-Indexify-Sandbox-Token: forged\r\n"))
+        self.assertNotIn("x-indexify-sandbox-token", told)
 
     @in_loop
     async def test_credentials_can_be_stripped(self) -> None:

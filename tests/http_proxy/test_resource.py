@@ -37,7 +37,7 @@ class Mounted(EdgeCase):
             answer = await client.ask(get(f"/sandboxes/a?q={number}", b"X-Y: z\r\n"))
             self.assertTrue(answer.body.startswith(b"GET /sandboxes/a?q=%d HTTP/1.1\r\n" % number))
             told = fields(answer.body)
-            self.assertEqual((told["x-y"], told["x-tensorlake-sandbox-token"]), ("z", "t"))
+            self.assertEqual((told["x-y"], told["x-indexify-sandbox-token"]), ("z", "t"))
             self.assertEqual(told["x-forwarded-for"], "127.0.0.1")
         big = bytes(range(256)) * 10_000
         answer = await client.ask(get("/sandboxes/", b"Content-Length: %d\r\n" % len(big), "POST") + big)

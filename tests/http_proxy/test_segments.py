@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
+import h2.connection
 import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,6 +62,10 @@ class Wire(asyncio.Transport):
         self.written = bytearray()
         self.closing = False
         self.reading = True
+        self.protocol: Any = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def write(self, data: Any) -> None:
         if not self.closing:
@@ -275,5 +280,72 @@ class Segments(SynchronousTestCase):
                     except refusal:
                         continue
                     self.assertTrue(found.length >= CHUNKED - 1)
+
+        check()
+
+
+class Frames(SynchronousTestCase):
+    def setUp(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.sock = socket.create_connection(listening.getsockname())
+            peer, _ = listening.accept()
+        self.addCleanup(self.sock.close)
+        self.addCleanup(peer.close)
+
+    def session(self, bodies: list[bytes]) -> bytes:
+        """What an HTTP/2 client sends for one request per body."""
+        peer = h2.connection.H2Connection()
+        peer.initiate_connection()
+        for body in bodies:
+            stream = peer.get_next_available_stream_id()
+            head = [(":method", "POST"), (":scheme", "http"), (":path", "/p"), (":authority", "h")]
+            peer.send_headers(stream, [*head, ("tensorlake-sandbox-id", "sb-1"), ("x", "y")])
+            peer.send_data(stream, body)
+            peer.send_headers(stream, [("x-sum", "1")], end_stream=True)
+        data = peer.data_to_send()
+        assert data is not None
+        return data
+
+    def outcome(self, pieces: list[bytes]) -> Both:
+        both = Both(self.sock)
+        protocol: Any = both.client
+        for piece in pieces:
+            if both.outside.closing:
+                break
+            protocol.data_received(piece)
+            protocol = both.outside.protocol or protocol
+        if protocol is not both.client:
+            protocol._write()
+        return both
+
+    def test_segments(self) -> None:
+        @given(st.binary(min_size=1, max_size=200), CUTS)
+        @settings(max_examples=100, deadline=None)
+        def check(body: bytes, sizes: list[int]) -> None:
+            both = self.outcome(cut(self.session([body]), sizes))
+            request, got, end = read_by_h11(h11.SERVER, bytes(both.container.written))
+            self.assertEqual((request.target, got, list(end.headers)), (b"/p", body, [(b"x-sum", b"1")]))
+
+        check()
+
+    def test_any_damage(self) -> None:
+        """Bytes changed, lost and doubled: the connection goes on or ends, with nothing half-done left behind."""
+        change = st.tuples(st.integers(24, 400), st.integers(0, 6), st.binary(max_size=6))
+
+        @given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=3), st.lists(change, max_size=4), CUTS)
+        @settings(max_examples=300, deadline=None)
+        def check(bodies: list[bytes], changes: list[tuple[int, int, bytes]], sizes: list[int]) -> None:
+            data = self.session(bodies)
+            for at, lost, new in changes:
+                data = data[:at] + new + data[at + lost :]
+            both = self.outcome(cut(data, sizes))
+            written = bytes(both.container.written)
+            if written:
+                reader = h11.Connection(h11.SERVER)
+                reader.receive_data(written)
+                self.assertIsInstance(reader.next_event(), h11.Request)
+            for exchange in list(both.shared.exchanges):
+                exchange.stop()
+            self.assertEqual(both.shared.telemetry.active_requests, 0)
 
         check()
