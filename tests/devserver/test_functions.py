@@ -177,7 +177,8 @@ class CommandTests(FunctionCase):
         self.invoke()
         second = self.one()
         self.assertEqual(second.container_id, first.container_id)
-        self.clock.advance(9)
+        # Idle again before the first wait would have ended: the time begins anew.
+        self.clock.advance(0.5)
         self.finish(completed(second, value=payload()))
         self.clock.advance(9)
         self.assertEqual(self.peer.take(), [])
@@ -529,6 +530,15 @@ class CallTests(FunctionCase):
         self.finish(completed(self.one(), value=payload("file:///blobs/last")))
         [result] = self.peer.results()
         self.assertEqual((result.function_call_id, result.return_value.uri), ("c1", "file:///blobs/last"))
+
+    def test_a_childs_failed_tail_call_fails_under_the_childs_id(self) -> None:
+        self.deploy("main", "child", "tail")
+        self.invoke()
+        self.log(self.one(), plan("c1", call("c1", "child")))
+        self.finish(completed(self.one(), updates=plan("t", call("t", "tail"))))
+        self.finish(failed(self.one(), "FUNCTION_ERROR"))
+        [result] = self.peer.results()
+        self.assertEqual((result.function_call_id, result.outcome_code), ("c1", 2))
 
     def test_a_fold_runs_from_the_left_and_ends_under_its_own_id(self) -> None:
         self.deploy("main", "add")
