@@ -7,6 +7,7 @@ from collections.abc import Mapping
 Json = dict[str, object]
 
 TEXT: Json = {"type": "string"}
+GIVEN: Json = {"type": "string", "pattern": "^[^\\x00]*$"}
 COUNT: Json = {"type": "integer", "minimum": 0}
 TIME: Json = {"type": "integer", "minimum": 0, "description": "milliseconds since the epoch"}
 FLAG: Json = {"type": "boolean"}
@@ -85,7 +86,13 @@ def _json(schema: Json) -> tuple[str, Json]:
 
 
 NOTHING = ("", None)
-EVENTS = ("text/event-stream", {"type": "string"})
+EVENTS = (
+    "text/event-stream",
+    {
+        "type": "object",
+        "properties": {"event": TEXT, "data": {"type": "string", "description": "a JSON object"}, "id": TEXT},
+    },
+)
 BYTES = ("application/octet-stream", {"format": "binary"})
 
 
@@ -161,7 +168,7 @@ def _process_paths() -> Json:
 
 def _file_paths() -> Json:
     path = [
-        _parameter("path", "query", {"type": "string", "minLength": 1}, "absolute, or below the daemon's directory")
+        _parameter("path", "query", {"type": "string", "pattern": "^[^\\x00]+$"}, "absolute, or below the daemon's own")
     ]
     byte_range = _parameter("Range", "header", TEXT, "one range of bytes")
     listing = _object({"path": TEXT, "entries": _list(_ref("Entry"))})
@@ -211,18 +218,20 @@ def _tunnel_paths() -> Json:
 
 
 def _schemas() -> Json:
-    texts: Json = {"type": "object", "additionalProperties": TEXT}
-    command: Json = {"type": "string", "minLength": 1}
+    names: Json = {"pattern": "^[^=\\x00]+$"}
+    texts: Json = {"type": "object", "additionalProperties": GIVEN, "propertyNames": names}
+    command: Json = {"type": "string", "pattern": "^[^\\x00]+$"}
+    number = _range(0, 2**32 - 2)
     user: Json = {
         "anyOf": [
-            TEXT,
-            _object({"name": TEXT}),
-            _object({"uid": COUNT}, {"gid": COUNT}),
+            GIVEN,
+            _object({"name": {"type": "string", "pattern": "^[^:\\x00]+$"}}),
+            _object({"uid": number}, {"gid": _or_null(number), "name": {"type": "null"}}),
             {"type": "null"},
         ]
     }
-    common: Json = {"args": _list(TEXT), "env": texts, "working_dir": _or_null(TEXT), "user": user}
-    seconds = _or_null({"type": "number", "minimum": 0})
+    common: Json = {"args": _list(GIVEN), "env": texts, "working_dir": _or_null(GIVEN), "user": user}
+    seconds = _or_null({"type": "number", "minimum": 0, "maximum": 10**9})
     status: Json = {"type": "string", "enum": ["running", "exited", "signaled", "oom_killed"]}
     return {
         "Error": _object({"error": TEXT}, {"code": TEXT}),
@@ -257,7 +266,7 @@ def _schemas() -> Json:
             {"command": command},
             {
                 **common,
-                "args": _or_null(_list(TEXT)),
+                "args": _or_null(_list(GIVEN)),
                 "env": _or_null(texts),
                 "rows": _or_null(_range(0, 65535)),
                 "cols": _or_null(_range(0, 65535)),
@@ -310,7 +319,7 @@ def _management() -> Json:
         },
     )
     return {
-        "name": _or_null({"type": "string", "minLength": 1, "pattern": "^[^/]*[^/0-9][^/]*$"}),
+        "name": _or_null({"type": "string", "minLength": 1, "pattern": "^[^/\\x00]*[^/0-9\\x00][^/\\x00]*$"}),
         "restart": _or_null(restart),
         "health_check": _or_null(health_check),
         "stop_grace_ms": number,

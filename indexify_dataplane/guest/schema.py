@@ -58,6 +58,8 @@ class Fields:
 
     def whole(self, name: str, least: int, most: int) -> int:
         value = self._value.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows one kind of number
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise unprocessable(self._name(name), f"must be a whole number from {least} to {most}")
         return value

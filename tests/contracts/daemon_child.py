@@ -21,6 +21,8 @@ class ChildDaemons:
     """See ``DaemonRunner``. Only what is named in ``env`` and PATH is in a daemon's environment."""
 
     root = os.geteuid() == 0
+    wrapper: tuple[str, ...] = ()
+    """Put before the command line, to start the daemon as somebody else or in a place of its own."""
 
     def __init__(self) -> None:
         self.scratch = tempfile.mkdtemp(prefix="guest-")
@@ -32,7 +34,8 @@ class ChildDaemons:
         number = len(self._children)
         with open(f"{self.scratch}/out{number}", "wb") as out, open(f"{self.scratch}/err{number}", "wb") as err:
             child = subprocess.Popen(
-                [sys.executable, "-I", str(GUEST), *args],
+                [*self.wrapper, sys.executable, "-I", str(GUEST), *args],
+                cwd=self.scratch,
                 env={"PATH": os.environ["PATH"], **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
