@@ -1,21 +1,26 @@
-"""A private Docker engine and offline-made images for tests; started once per test process, when first asked for.
+"""A private Docker engine and offline-made images for tests; started when first asked for.
 
 ``require(test)`` gives it, or skips the test with the reason; with ``CI=true`` an engine that cannot start fails the
-test. ``INDEXIFY_TEST_ENGINE=unix://...`` names a running private engine to share (``scripts/docker-engine start DIR``).
+test. ``INDEXIFY_TEST_ENGINE=unix://...`` names a running private engine to use (``scripts/docker-engine start DIR``).
+
+All test processes of a user share one engine, because two on one host fight over the packet filter's DOCKER chains.
+Two file locks keep it alive as long as it is used: who starts or stops it holds ``change``; who uses it holds ``use``
+shared, taken under ``change``. So a process that ends and finds ``use`` free, while nobody can start, is the last one.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import hashlib
 import io
 import os
-import shutil
 import subprocess
 import tarfile
 import tempfile
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +64,21 @@ def require(test: unittest.TestCase) -> Engine:
     return _engine
 
 
+@contextmanager
+def _changing(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory / "change", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Engine:
     """A Docker engine of our own. ``client`` is docker-py's; ``address`` the engine's socket."""
 
-    def __init__(self, *, address: str, directory: Path | None) -> None:
+    def __init__(self, *, address: str) -> None:
         self.address = address
-        self._directory = directory
         self.client: Any = docker.DockerClient(base_url=address, version="auto", timeout=120)
 
     @classmethod
@@ -72,24 +86,35 @@ class Engine:
         shared = os.environ.get("INDEXIFY_TEST_ENGINE")
         if shared:
             try:
-                return cls(address=shared, directory=None)
+                return cls(address=shared)
             except DockerException as error:
                 raise EngineUnavailable(f"INDEXIFY_TEST_ENGINE={shared} does not answer: {error}") from error
-        directory = Path(tempfile.mkdtemp(prefix="ixengine-"))
-        started = subprocess.run([SCRIPT, "start", directory], capture_output=True, text=True)
-        if started.returncode:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise EngineUnavailable(started.stderr.strip())
-        engine = cls(address=started.stdout.strip(), directory=directory)
-        atexit.register(engine.stop)
-        return engine
+        directory = Path(tempfile.gettempdir(), f"indexify-test-engine-{os.getuid()}")
+        directory.mkdir(mode=0o711, exist_ok=True)
+        if directory.lstat().st_uid != os.getuid() or directory.is_symlink():
+            raise EngineUnavailable(f"{directory} belongs to somebody else")
+        use = os.open(directory / "use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _changing(directory):
+            fcntl.flock(use, fcntl.LOCK_SH)
+            started = subprocess.run([SCRIPT, "start", directory], capture_output=True, text=True)
+            if started.returncode:
+                os.close(use)
+                raise EngineUnavailable(started.stderr.strip())
+        engine = cls(address=started.stdout.strip())
 
-    def stop(self) -> None:
-        """Remove all that runs in it, and itself."""
-        self.client.close()
-        if self._directory is not None:
-            subprocess.run([SCRIPT, "stop", self._directory], check=True, capture_output=True)
-            shutil.rmtree(self._directory)
+        def leave() -> None:
+            engine.client.close()
+            with _changing(directory):
+                try:
+                    fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return  # another test process goes on with it
+                finally:
+                    os.close(use)
+                subprocess.run([SCRIPT, "stop", directory], check=True, capture_output=True)
+
+        atexit.register(leave)
+        return engine
 
     def image(self, name: str, *changes: str) -> str:
         """A tag for ``empty``, ``busybox``, ``musl`` or ``debian``; ``changes`` are Dockerfile lines such as
@@ -136,8 +161,8 @@ def _empty() -> bytes:
 
 
 def _busybox_files() -> dict[str, bytes | str]:
-    applets = ("sh", "cat", "echo", "env", "false", "httpd", "id", "ls", "mkdir", "ps", "sleep", "touch", "true")
-    links: dict[str, bytes | str] = {f"bin/{applet}": "busybox" for applet in applets}
+    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    links: dict[str, bytes | str] = {f"bin/{applet}": "busybox" for applet in applets if applet != "busybox"}
     # What a static web server has to give to answer the daemon's health route.
     health = {"www/api/v1/health": b'{"healthy":true}'}
     return {"bin/busybox": Path("/bin/busybox").read_bytes(), **links, **health}

@@ -26,6 +26,15 @@ class ContainerDaemons:
         self._guests: list[Guest] = []
         self.scratch = tempfile.mkdtemp(prefix="guest-")
         os.chmod(self.scratch, 0o777)
+        self._path = self._lend_python()
+
+    def _lend_python(self) -> str:
+        """A PATH that ends with the bundle's own interpreter, for programs of the suite in images without Python."""
+        program = pathlib.Path(self.scratch, "bin", "python3")
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {" ".join(self._bundle.interpreter())} "$@"\n')
+        program.chmod(0o755)
+        return f"/usr/local/bin:/usr/bin:/bin:{program.parent}"
 
     def start(self, *args: str, env: dict[str, str] | None = None, token: str | None = None) -> RunningDaemon:
         place = pathlib.Path(self.scratch, f"daemon{len(self._guests)}")
@@ -39,9 +48,15 @@ class ContainerDaemons:
             flags.append(f"--log-dir={place}/log")
         api = self._engine.client.api
         guest = Guest(
-            self._engine, self._bundle, self._image, arguments=[*flags, *args], user=self._user, environment=env,
-            scratch=self.scratch, **self._options,
-        )  # fmt: skip
+            self._engine,
+            self._bundle,
+            self._image,
+            arguments=[*flags, *args],
+            user=self._user,
+            environment={"PATH": self._path, **(env or {})},
+            scratch=self.scratch,
+            **self._options,
+        )
         self._guests.append(guest)
         guest.start()
 
