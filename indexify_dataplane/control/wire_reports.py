@@ -67,8 +67,9 @@ def _check_argument(argument: pb.FunctionArg, path: str) -> None:
             raise InvalidReport(f"{path} has no source")
 
 
-def _check_updates(updates: pb.ExecutionPlanUpdates, path: str) -> None:
-    _require(updates.updates, f"{path}.updates is empty")
+def _check_updates(updates: pb.ExecutionPlanUpdates, path: str, *, of_tail_call: bool = False) -> None:
+    # Since tensorlake 0.4.11 a tail call is made like any other call first; the result then only names its root.
+    _require(updates.updates or of_tail_call, f"{path}.updates is empty")
     _require(updates.root_function_call_id, f"{path}.root_function_call_id is missing")
     for index, update in enumerate(updates.updates):
         here = f"{path}.updates[{index}]"
@@ -145,7 +146,7 @@ def _outcome(body: AllocationEnded) -> pb.AllocationOutcome:
                     completed.updates.ParseFromString(updates)
                 except DecodeError as error:
                     raise InvalidReport(f"completed.updates cannot be decoded: {error}") from error
-                _check_updates(completed.updates, "completed.updates")
+                _check_updates(completed.updates, "completed.updates", of_tail_call=True)
             if duration is not None:
                 completed.execution_duration_ms = duration
         case Failed(reason=reason, request_error=request_error, duration_ms=duration):
