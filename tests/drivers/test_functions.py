@@ -147,6 +147,7 @@ class Functions(TestCase):
         processes = [look_up(pid).process for pid in pids]
         await self.driver.kill(handle)
         self.assertEqual([alive(process) for process in processes], [False, False])
+        self.assertIsNone(look_up(Life.of(handle).main.pid), "not even a zombie is left")
 
     async def test_out_of_memory(self) -> None:
         if "memory" not in self.driver._runs.cgroups.parents:

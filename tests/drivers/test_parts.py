@@ -9,10 +9,12 @@ import tempfile
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane.core.model import Kind, Resources
 from indexify_dataplane.drivers.base import DriverError
+from indexify_dataplane.drivers.completion import to_the_end
 from indexify_dataplane.drivers.fork_exec import cgroups, environment, output, ports, processes
 from indexify_dataplane.drivers.fork_exec.run_directory import Life, Manifest, RunDirectory, directory_name, new_run_id
 from indexify_dataplane.drivers.fork_exec.supervisor import rotate
@@ -33,6 +35,22 @@ class Case(SynchronousTestCase):
     def content(self, name: str) -> bytes:
         with open(os.path.join(self.path, name), "rb") as file:
             return file.read()
+
+
+class Completion(SynchronousTestCase):
+    def test_a_cancellation_takes_effect_when_the_work_has_ended(self) -> None:
+        work: Deferred[int] = Deferred()
+        waiting = Deferred.fromCoroutine(to_the_end(work))
+        waiting.cancel()
+        waiting.cancel()
+        self.assertNoResult(waiting)
+        work.callback(1)
+        self.failureResultOf(waiting, CancelledError)
+
+    def test_results_and_errors_pass(self) -> None:
+        for work, expected in ((succeed(5), 5), (succeed(None), None)):
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(to_the_end(work))), expected)
+        self.failureResultOf(Deferred.fromCoroutine(to_the_end(fail(DriverError("x")))), DriverError)
 
 
 class Ports(SynchronousTestCase):

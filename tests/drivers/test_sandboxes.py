@@ -139,6 +139,18 @@ class Sandboxes(_Case):
         self.assertFalse(alive(escaped))
         self.assertFalse(os.path.exists(self.directory("a")))
 
+    async def test_a_watch_learns_the_status_although_the_kill_removes_it(self) -> None:
+        """Which of the two is first is not in our hands, so several times, also without the supervisor's help."""
+        self.patch(sandboxes, "KILL_PATIENCE", 0.0)
+        for number in range(8):
+            handle = await self.driver.start(order("a"))
+            told: Deferred[ExitStatus] = Deferred()
+            self.driver.watch(handle, told.callback)
+            if number % 2:
+                os.kill(Life.of(handle).supervisor.pid, signal.SIGSTOP)
+            await self.driver.kill(handle)
+            self.assertEqual(await told.addTimeout(PATIENCE, reactor), ExitStatus(signal=9))
+
     async def test_the_mark_alone_is_enough(self) -> None:
         handle = await self.driver.start(order("a"))
         self.driver._runs.cgroups = cgroups.Cgroups()

@@ -162,6 +162,8 @@ class Runs:
             directory, ended, places = None, None, self.cgroups.places(life.run_id)
         locked = directory is not None and directory.locked()
         if ended is None or not ended.clean or locked or cgroups.members(places):
+            if ended is None and tell is not None:
+                tell(ExitStatus(signal=signal.SIGKILL))  # before it is seen to end
             left = end_all(_belongs_to(life, places))
             if left:
                 raise DriverError(f"processes {left} of container {life.container_id} cannot be ended")

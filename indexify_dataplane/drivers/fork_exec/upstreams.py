@@ -41,7 +41,8 @@ def find_upstream(runs: Runs, life: Life, port: int) -> Address:
     if port == DAEMON_PORT:
         raise PortRefused(f"port {DAEMON_PORT} of {life.container_id} is for the node alone")
     found = runs.find(life)
-    if found is None or found[1].main is None or found[1].supervisor is None or not alive(found[1].main):
+    supervisor = found[1].supervisor if found is not None else None
+    if found is None or supervisor is None or found[1].main is None or not alive(found[1].main):
         raise PortRefused(f"container {life.container_id} is not running")
     directory, life = found
     ports = directory.ports()
@@ -49,10 +50,9 @@ def find_upstream(runs: Runs, life: Life, port: int) -> Address:
         raise PortRefused(f"the daemon of {life.container_id} does not listen yet")
     if port == HTTP_PORT:
         return LOOPBACK, ports[1]
-    main, supervisor = found[1].main, found[1].supervisor
     if port not in ports:
-        # The supervisor is a subreaper: all of the sandbox is below it. The daemon's own sockets are not the user's.
-        listener = find_listener(below(table(), [supervisor.pid]) - {main.pid}, port)
+        # The supervisor is a subreaper: all of the sandbox is below it. The daemon's own ports are not the user's.
+        listener = find_listener(below(table(), [supervisor.pid]), port)
         if listener is not None:
             return listener.reachable_at, port
     raise PortRefused(f"no process of container {life.container_id} listens on port {port}")
