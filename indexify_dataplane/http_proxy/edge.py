@@ -8,7 +8,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from ..logs import Logger
 from ..metrics import Metrics
 from ..reactor import from_asyncio
 from .client import Http1Client
@@ -16,8 +15,6 @@ from .pool import IdleConnections
 from .routes import RequestLog, Routes, Settings
 from .shared import Clock, Shared, open_shared
 from .telemetry import Telemetry
-
-log = Logger(namespace="indexify_dataplane.http_proxy")
 
 SWEEP_SECS = 1.0
 """How often deadlines are looked at; none is kept more precisely, and no request pays for a timer."""
@@ -67,10 +64,6 @@ class Edge:
         )
         self._sweep = self._reactor.callLater(SWEEP_SECS, self._swept)
         host, port = self._server.sockets[0].getsockname()[:2]
-        log.info(
-            "Starting HTTP proxy server", listen_addr=_joined(host, port),
-            advertise_addr=config.advertise_address or "",
-        )  # fmt: skip
         return host, port
 
     async def stop(self, drain_secs: float) -> None:
@@ -78,7 +71,6 @@ class Edge:
         shared = self._shared
         if shared is None or self._server is None:
             return
-        log.info("HTTP proxy server shutting down", active_requests=self._telemetry.active_requests)
         self._server.close()
         shared.draining = True
         for connection in list(shared.connections):
@@ -129,7 +121,3 @@ class Edge:
             shared.http2.expire(now, self._config.upstream.idle_timeout_secs)
         if self._emptied is not None and not shared.connections and not self._emptied.called:
             self._emptied.callback(None)
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import h2.connection
@@ -63,6 +64,7 @@ class Wire(asyncio.Transport):
         self.closing = False
         self.reading = True
         self.protocol: Any = None
+        self.full: Callable[[], None] | None = None
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
@@ -70,6 +72,9 @@ class Wire(asyncio.Transport):
     def write(self, data: Any) -> None:
         if not self.closing:
             self.written += data
+            if self.full is not None:
+                self.full, full = None, self.full
+                full()
 
     def close(self) -> None:
         self.closing = True
@@ -264,6 +269,24 @@ class Segments(SynchronousTestCase):
                 self.assertEqual(in_pieces.partition(b"\r\n\r\n")[0], whole[0])
 
         check()
+
+    def test_paused_by_the_last_bytes(self) -> None:
+        """The client's buffer fills up with the end of an answer: the connection to the container is idle by then,
+        and must be read again; and no further request starts before the client has read."""
+        both = Both(self.sock)
+        request = b"GET / HTTP/1.1\r\nHost: h\r\n" + ID + b"\r\n"
+        both.client.data_received(request)
+        both.outside.full = both.client.pause_writing
+        both.upstream.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        self.assertTrue(both.container.reading)
+        self.assertEqual(both.pool.count, 1)
+        both.container.written.clear()
+        both.client.data_received(request)
+        self.assertEqual(bytes(both.container.written), b"")
+        self.assertFalse(both.outside.reading)
+        both.client.resume_writing()
+        self.assertTrue(both.container.written.startswith(b"GET / HTTP/1.1\r\n"))
+        self.assertTrue(both.outside.reading)
 
     def test_any_head(self) -> None:
         @given(st.binary(max_size=200))
