@@ -33,12 +33,14 @@ class Identity:
 class Child:
     """One spawned process, leader of its own session and group. ``exited`` is its code, negative for a signal."""
 
+    __slots__ = ("_popen", "exited", "group_ends_with_leader", "killed_by_us", "pid")
+
     def __init__(self, *, popen: subprocess.Popen[bytes], exited: asyncio.Future[int]) -> None:
         self.pid = popen.pid
         self.exited = exited
         self.group_ends_with_leader = False
         self.killed_by_us = False
-        self._popen = popen
+        self._popen: subprocess.Popen[bytes] | None = popen
 
     def signal_group(self, number: int) -> None:
         """Signal all members of the group. Raises ProcessLookupError when the leader was taken already."""
@@ -49,7 +51,10 @@ class Child:
         os.killpg(self.pid, number)
 
     def ended(self, code: int) -> None:
-        self._popen.returncode = code
+        if self._popen is not None:
+            # Told to the object, which would otherwise wait for the pid itself when it goes.
+            self._popen.returncode = code
+            self._popen = None
         if not self.exited.done():
             self.exited.set_result(code)
 

@@ -10,7 +10,6 @@ import os
 import struct
 import time
 from bisect import bisect_right
-from collections import deque
 from typing import TYPE_CHECKING
 
 from .logs import Log
@@ -39,10 +38,12 @@ class _Segment:
 class DiskPart:
     """The files of one process, oldest first. Lines ``first`` to ``next - 1`` are there; ``first`` None: none are."""
 
+    __slots__ = ("_count", "_disk", "_name", "_segments", "next")
+
     def __init__(self, *, disk: OutputDisk, name: str) -> None:
         self._disk = disk
         self._name = name
-        self._segments: deque[_Segment] = deque()
+        self._segments: list[_Segment] = []
         self._count = 0
         self.next = 0
 
@@ -107,12 +108,11 @@ class DiskPart:
         segment, index = self._find(line)
         if index + 1 < len(segment.blocks):
             return segment.blocks[index + 1][0]
-        segments = list(self._segments)
-        place = segments.index(segment)
-        return segments[place + 1].blocks[0][0] if place + 1 < len(segments) else self.next
+        place = self._segments.index(segment)
+        return self._segments[place + 1].blocks[0][0] if place + 1 < len(self._segments) else self.next
 
     def drop_oldest(self) -> None:
-        segment = self._segments.popleft()
+        segment = self._segments.pop(0)
         self._disk.remove(segment)
 
     def drop(self) -> None:

@@ -11,7 +11,6 @@ Lines that arrived in one read share a record and a time; records are cut at lin
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import NamedTuple
 
 from .logs import Log
@@ -53,10 +52,12 @@ class Record(NamedTuple):
 class OutputLog:
     """One process's history. Lines ``first`` to ``next - 1`` are there."""
 
+    __slots__ = ("_disk", "_readers", "_store", "_tail", "bytes_total", "closed", "next", "tail_bytes")
+
     def __init__(self, *, store: OutputStore, disk: DiskPart) -> None:
         self._store = store
         self._disk = disk
-        self._tail: deque[Record] = deque()
+        self._tail: list[Record] = []
         self.tail_bytes = 0
         self.next = 0
         self.bytes_total = 0
@@ -126,11 +127,14 @@ class OutputLog:
 
     def trim(self, most: int) -> None:
         """Forget the oldest lines in memory beyond ``most`` bytes."""
-        while self._tail and self.tail_bytes > most:
+        forgotten = 0
+        while forgotten < len(self._tail) and self.tail_bytes > most:
+            self._shrank(len(self._tail[forgotten].text) + _RECORD_COST)
+            forgotten += 1
+        if forgotten:
             # What is on disk is older still: history has no holes on purpose.
             self._disk.drop()
-            record = self._tail.popleft()
-            self._shrank(len(record.text) + _RECORD_COST)
+            del self._tail[:forgotten]
 
     def drop(self) -> None:
         """Forget everything; the process was removed from the table."""

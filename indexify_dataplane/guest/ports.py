@@ -42,7 +42,8 @@ class Ports:
 
 
 def _take(address: str, port: int, purpose: str, *, listen: bool) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Named as TCP, or the event loop does not switch off Nagle's algorithm: 40 ms per answer in several pieces.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if port:
             # Not for a port the kernel chooses: it could choose one that another held daemon has.

@@ -27,7 +27,7 @@ DRAIN_SECONDS = 1.0
 RUN_BACKLOG_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Order:
     """What a request asks to run. ``identity`` None: as the daemon itself."""
 
@@ -43,7 +43,7 @@ class Order:
     copies: tuple[Callable[[bytes], None], Callable[[bytes], None]] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ended:
     """How a child ended: an exit code or a signal, when, and whether the kernel killed it for want of memory."""
 
@@ -74,6 +74,12 @@ class Surroundings:
 
 class Process:
     """See the module's text. ``handle`` counts starts and is never used twice, unlike ``pid``."""
+
+    # A thousand ended ones are kept.
+    __slots__ = (
+        "_captures", "_child", "_drained", "_mark", "_surroundings", "_task", "end", "ended", "handle",
+        "keep_log_open", "log", "lossless_reader", "order", "pid", "started_at", "stdin", "supervision",
+    )  # fmt: skip
 
     def __init__(self, *, handle: int, order: Order, log: OutputLog, surroundings: Surroundings) -> None:
         self.handle = handle
@@ -231,6 +237,7 @@ class Process:
         )
         self._close_log_if_over()
         self.end.set_result(self.ended)
+        self._task = None
 
     def _close_log_if_over(self) -> None:
         if self.ended is not None and not self._captures and not self.keep_log_open:

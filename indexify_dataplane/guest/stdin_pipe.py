@@ -15,6 +15,8 @@ class StdinClosed(Exception):
 class StdinPipe:
     """Writes to the non-blocking descriptor ``fd``, which it owns."""
 
+    __slots__ = ("_fd", "_loop", "_pending", "_room", "_waiting", "_why_closed")
+
     def __init__(self, *, loop: asyncio.AbstractEventLoop, fd: int) -> None:
         self._loop = loop
         self._fd = fd

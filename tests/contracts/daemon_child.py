@@ -81,6 +81,10 @@ class ChildDaemons:
             token=token,
         )
 
+    def exit_code(self, *args: str) -> int:
+        """Of a daemon that ends by itself; ``args`` are all of its arguments."""
+        return self.spawn(*args).wait(timeout=20)
+
     def stop_all(self) -> None:
         for child in self._children:
             if child.poll() is None:

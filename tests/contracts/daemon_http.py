@@ -173,6 +173,18 @@ class DaemonHttp(DaemonContract):
     def test_half_closed_client_gets_its_answer(self) -> None:
         self.assertIn(b'{"healthy":true}', self.raw(b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\n\r\n", shut=True))
 
+    def test_answers_in_pieces_do_not_wait_for_acknowledgements(self) -> None:
+        """With Nagle's algorithm every second piece waits 40 ms for the client's delayed acknowledgement."""
+        connection = self.api.connect()
+        times = []
+        for _ in range(21):
+            began = time.monotonic()
+            answer = self.api.call_on(connection, "GET", "/processes/4194303/output/follow")
+            self.assertTrue(answer.body.startswith(b"event: eof"))
+            times.append(time.monotonic() - began)
+        connection.close()
+        self.assertLess(sorted(times)[10], 0.03)
+
     def test_many_connections(self) -> None:
         open_ones = [socket.create_connection(self.api.address) for _ in range(300)]
         try:

@@ -101,6 +101,29 @@ class DaemonLife(DaemonContract):
         self.assertEqual(Api(daemon.http).call("GET", "/processes").json["processes"], [])
         self.assertIn("/no/such/program: No such file or directory", daemon.logs()[1])
 
+    def test_image_user(self) -> None:
+        """Processes, terminals and new files belong to the image's user; a request may still ask for root."""
+        if not self.place.root:
+            return
+        folder = self.fresh()
+        self.api.output("mkdir", "-m", "777", folder)
+        daemon = self.place.start("--image-user=12345:23456", "--", "sh", "-c", f"id -u > {folder}/entry; sleep 60")
+        api = Api(daemon.http)
+        self.assertEqual(api.output("sh", "-c", "id -u; id -g; echo $HOME")[0], ["12345", "23456", "/"])
+        self.assertEqual(api.output("id", "-u", user="0")[0], ["0"])
+        self.assertEqual(api.call("PUT", f"/files?path={folder}/a/b", raw=b"x").status, 204)
+        self.assertEqual(self.api.output("stat", "-c", "%u:%g", folder + "/a", folder + "/a/b")[0], ["12345:23456"] * 2)
+        eventually(lambda: self.api.read(folder + "/entry").body == b"12345\n", "the entrypoint's user")
+        session = api.call(
+            "POST", "/pty", {"command": "sh", "args": ["-c", "id -u > $(tty) && stat -c %u $(tty)"]}
+        ).json
+        viewer = WebSocket(api, f"/pty/{session['session_id']}/ws?token={session['token']}")
+        viewer.send(b"\x02")
+        data = b""
+        while data.count(b"\r\n") < 2:
+            data += viewer.receive()[1:]
+        self.assertEqual(data, b"12345\r\n12345\r\n")
+
     def test_orderly_shutdown(self) -> None:
         daemon = self.place.start()
         api = Api(daemon.http)
