@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,13 @@ class Signals:
 
     def _received(self, number: int, _frame: Any) -> None:
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+
+
+def exit_within(seconds: float, code: Callable[[], int]) -> None:
+    """End the process after ``seconds`` whatever still runs: a thread in a hung call would keep it for ever."""
+    timer = threading.Timer(seconds, lambda: os._exit(code() or 1))
+    timer.daemon = True
+    timer.start()
 
 
 def exit_with(code: int) -> None:

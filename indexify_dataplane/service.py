@@ -41,7 +41,7 @@ from .metrics import Metrics
 from .monitoring import Monitoring
 from .otlp import metrics_push
 from .perform.executors import Executors
-from .process import Signals, exit_with, quiet_libraries, raise_file_limit
+from .process import Signals, exit_with, exit_within, quiet_libraries, raise_file_limit
 from .proxy_service import ProxyService
 from .reactor import Pool
 from .state_view import View
@@ -56,6 +56,9 @@ log = Logger()
 
 DRAIN_SECS = 3.0
 """How long reports may still be delivered at a stop; whoever stops the node kills it after five seconds."""
+
+STOP_SECS = 30.0
+"""How long a stop may take besides the proxy's drain before the process ends as it is."""
 
 EXPECTED = (StoreError, DriverError, TlsError, ControlSocketError, ResourcesUnknown, OSError)
 """What can make a start impossible; the error's own text is the sentence for the operator."""
@@ -282,6 +285,7 @@ class Root(MultiService):
 
     async def _stop(self) -> None:
         began = self._reactor.seconds()
+        exit_within(self._config.http_proxy.drain_secs + STOP_SECS, lambda: self.exit_code)
         if self._starting is not None and not self._starting.called:
             self._starting.cancel()
         try:

@@ -235,8 +235,8 @@ class Demo:
 
     def remove(self) -> None:
         headers = {"Tensorlake-Sandbox-Id": self.sandbox}
-        with self.steps.step("remove the sandbox while a process of it ignores SIGTERM") as said:
-            order = {"command": "sh", "args": ["-c", "trap '' TERM; while :; do sleep 1; done"]}
+        with self.steps.step("remove the sandbox while a process of it takes its time to end") as said:
+            order = {"command": "sh", "args": ["-c", "trap 'sleep 1; exit' TERM; while :; do sleep 0.1; done"]}
             self.proxy.ask("POST", "/api/v1/processes", order, headers=headers, expected=201)
             self.rest.ask("DELETE", f"/v1/namespaces/default/sandboxes/{self.sandbox}")
             seen = until("503 or 404", lambda: self._refused(headers))

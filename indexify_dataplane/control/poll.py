@@ -30,6 +30,8 @@ TIMEOUT = 330.0
 """Seconds; the server holds a poll for 300."""
 INSTANT = 0.2
 """Seconds. A reply with nothing new that comes sooner was not held; to poll on at once would be a hot loop."""
+SLICE = 0.005
+"""Seconds of the loop that the items of one reply may take at a time; a full sync can bring a thousand commands."""
 RECHECK = 0.5
 """Seconds between two looks at whether the node takes commands again."""
 
@@ -146,7 +148,13 @@ class Poll(LoopService):
         last = cursor.applied
         taken: list[tuple[int, Deferred[Any] | None]] = []
         gap = False
+        slice_began = self._clock.seconds()
         for item in self.items(reply):
+            if self._clock.seconds() - slice_began > SLICE:
+                await self.pause(0)
+                if generation != self._session.generation:
+                    break
+                slice_began = self._clock.seconds()
             verdict = cursor.judge(item.seq, last)
             if verdict is Verdict.REDELIVERED:
                 continue
