@@ -90,7 +90,7 @@ class Http1Client(asyncio.Protocol):
             self._receive_body(data)
         elif state != LINGER:
             self._buffer += data
-            self._hold()
+            self.transport.pause_reading()
 
     def eof_received(self) -> bool:
         exchange = self._exchange
@@ -180,7 +180,7 @@ class Http1Client(asyncio.Protocol):
             self._state = WAIT
             if rest:
                 self._buffer = rest
-                self._hold()
+                self.transport.pause_reading()
         else:
             self._complete = False
             self._state = BODY
@@ -214,7 +214,7 @@ class Http1Client(asyncio.Protocol):
             self._state = WAIT
             if rest:
                 self._buffer = rest
-                self._hold()
+                self.transport.pause_reading()
         return payload
 
     def _trailers(self) -> list[bytes]:
@@ -244,9 +244,6 @@ class Http1Client(asyncio.Protocol):
         self._close = self._close or not self._complete
         self.transport.write(answer)
         self.exchange_ended()
-
-    def _hold(self) -> None:
-        self.transport.pause_reading()
 
     # -- Requester
 
@@ -328,7 +325,7 @@ class Http1Client(asyncio.Protocol):
 
     def hold_request(self) -> None:
         self._held = True
-        self._hold()
+        self.transport.pause_reading()
 
     def go_on_with_request(self) -> None:
         self._held = False

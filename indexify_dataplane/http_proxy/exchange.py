@@ -11,12 +11,14 @@ before it is used, because a 502 makes clients repeat a command that may have ru
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from ..drivers.base import PortRefused
+from ..log_directives import DEBUG
 from ..logs import Logger
 from ..reactor import from_asyncio
 from . import forward, replies
@@ -27,7 +29,7 @@ from .routes import DAEMON_PORT
 from .routing import Route
 from .shared import NEVER, Shared
 from .sides import Requester, Upstream
-from .telemetry import CLIENT_CLOSED
+from .telemetry import CLIENT_CLOSED, span
 from .upstream import Http1Upstream
 
 if TYPE_CHECKING:
@@ -253,10 +255,6 @@ class Exchange:
         else:
             assert upstream is not None
             self._opening = None
-            log.debug(
-                "Routing request to container", container_addr=where, method=self.head.method.decode("ascii"),
-                path=self.head.path, **self._where(),
-            )  # fmt: skip
             body, self._waiting = b"".join(self._waiting), []
             self._use(upstream, body, self._waiting_trailers)
             if not self._complete and not upstream.paused_writing:
@@ -271,16 +269,19 @@ class Exchange:
 
     def _not_connected(self, reply: Reply, error: Exception, address: str) -> None:
         self._opening = None
-        log.error(
-            "Failed to connect to container", error=str(error), error_type=type(error).__name__, peer_addr=address,
-            path=self.head.path, method=self.head.method.decode("ascii"), **self._where(),
-        )  # fmt: skip
+        with self._span():
+            log.error(
+                "Failed to connect to container", error=str(error), error_type=type(error).__name__, peer_addr=address
+            )
         self._refuse(reply)
 
     def _use(self, upstream: Upstream, body: bytes, trailers: list[bytes]) -> None:
         self._upstream = upstream
         self._stage = Stage.RUNNING
         self._body_sent = bool(body)
+        if Logger.threshold >= DEBUG:
+            with self._span():
+                log.debug("Routing request to container", container_addr=upstream.address)
         self._await_request()
         upstream.request(self, body, self._complete, trailers)
         if self._requester.writing_paused:
@@ -301,11 +302,11 @@ class Exchange:
             return
         if self._upstream is not None:
             address = self._upstream.address
-        log.error(
-            "Proxy error", error_type=reply.code, error=error, container_addr=address,
-            response_status=self._status or reply.status, path=self.head.path,
-            method=self.head.method.decode("ascii"), **self._where(),
-        )  # fmt: skip
+        with self._span():
+            log.error(
+                "Proxy error", error_type=reply.code, error=error, container_addr=address,
+                response_status=self._status or reply.status,
+            )  # fmt: skip
         self._refuse(reply)
 
     def _refuse(self, reply: Reply) -> None:
@@ -349,5 +350,5 @@ class Exchange:
         idle = self._shared.settings.upgrade_idle_timeout_secs
         self._requester.limit(self._shared.now + idle if idle else NEVER)
 
-    def _where(self) -> dict[str, Any]:
-        return {"sandbox_id": self.route.target.sandbox_id, "port": self.route.port}
+    def _span(self) -> AbstractContextManager[None]:
+        return span(self.head, self.route.target.sandbox_id, self.route.port)

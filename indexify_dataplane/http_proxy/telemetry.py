@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from ..logs import Logger
+from ..logs import Logger, bound
 from ..metrics import Metrics
 from .head import RequestHead
 from .replies import Reply
@@ -17,6 +18,11 @@ _UPSTREAMS = ("daemon", "user")
 
 CLIENT_CLOSED = 499
 """Told of a request whose client left before it was answered; never sent."""
+
+
+def span(head: RequestHead, sandbox_id: str, port: int) -> AbstractContextManager[None]:
+    """Events inside of the ``with`` belong to this request."""
+    return bound(sandbox_id=sandbox_id, port=port, method=head.method.decode("ascii"), path=head.path)
 
 
 class Telemetry:
@@ -60,16 +66,16 @@ class Telemetry:
     def refused(self, head: RequestHead, refusal: Refusal) -> None:
         """A request has no route."""
         self.failed(refusal.reply, refusal.port)
-        told = {"sandbox_id": refusal.sandbox_id, "port": refusal.port, "method": head.method.decode("ascii")}
-        match refusal.reply.code:
-            case "MISSING_SANDBOX_ID":
-                log.warn("Missing Tensorlake-Sandbox-Id header", method=told["method"], path=head.path)
-            case "SANDBOX_NOT_FOUND":
-                log.warn("Sandbox not found", path=head.path, **told)
-            case "SANDBOX_NOT_RUNNING":
-                log.warn("Sandbox not running", path=head.path, state=refusal.state, **told)
-            case code:
-                log.warn("Request refused", code=code, path=head.path, **told)
+        with span(head, refusal.sandbox_id, refusal.port):
+            match refusal.reply.code:
+                case "MISSING_SANDBOX_ID":
+                    log.warn("Missing Tensorlake-Sandbox-Id header")
+                case "SANDBOX_NOT_FOUND":
+                    log.warn("Sandbox not found")
+                case "SANDBOX_NOT_RUNNING":
+                    log.warn("Sandbox not running", state=refusal.state)
+                case code:
+                    log.warn("Request refused", code=code)
 
     def malformed(self, reply: Reply, peer: str) -> None:
         self.failed(reply, DAEMON_PORT)
