@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -140,14 +141,12 @@ class Call:
     dependents: list[Callable[[], None]] = field(factory=list)
 
 
-class ExecutorTestCase(TestCase):
-    """Gives a test a release, a blob folder and executors; everything is gone afterwards."""
+class FolderTestCase(TestCase):
+    """Gives a test a folder, a pool and a clock that can be put forward; everything is gone afterwards."""
 
-    release = OLD
     timeout = 60
 
     def setUp(self) -> None:
-        self.bin = environment(self.release) / "bin"
         self.folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.folder)
         self.base = f"file://{self.folder}/blobs"
@@ -158,6 +157,55 @@ class ExecutorTestCase(TestCase):
         self.clock.start()
         self.addCleanup(self.clock.stop)
         self.metrics = Metrics()
+        self.allocation_number = 0
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Look again and again: for what no event tells. The test's timeout ends it."""
+        while not condition():
+            await deferLater(reactor, 0.002, lambda: None)
+
+    async def pass_time(self, until: Deferred[Any]) -> None:
+        """Let the pauses of ``until`` pass quickly."""
+        while not until.called:
+            self.clock.advance(0.1)
+            await deferLater(reactor, 0.001, lambda: None)
+
+    def wall(self) -> float:
+        return time.time()
+
+    def run_of(self, allocation_id: str) -> Any:
+        return self.executors._runs.get(allocation_id)
+
+    def make_allocation(
+        self, container_id: str, *args: Payload, call_id: str = "", metadata: bytes = b""
+    ) -> model.Allocation:
+        self.allocation_number += 1
+        spec = model.AllocationSpec(
+            id=f"a{self.allocation_number}",
+            container_id=container_id,
+            function=FunctionRef("ns", "app", "fn", "v1"),
+            function_call_id=call_id or f"call-{self.allocation_number}",
+            request_id="request-1",
+            args=args,
+            request_data_prefix=f"{self.base}/ns/app/request-1",
+            request_error_prefix=f"{self.base}/ns/app/request-1",
+            metadata=metadata,
+        )
+        return model.Allocation(spec, model.Preparing(0.0))
+
+    def left_over(self) -> list[str]:
+        """Uploads that were neither completed nor aborted."""
+        return [str(path) for path in Path(self.folder).rglob(".*.upload")]
+
+
+class ExecutorTestCase(FolderTestCase):
+    """Real executors of one release."""
+
+    release = OLD
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bin = environment(self.release) / "bin"
         self.blobs = Blobs(clock=self.clock, calls=self.pool, metrics=self.metrics)
         cache = CodeCache(
             clock=self.clock, calls=self.pool, blobs=self.blobs, metrics=self.metrics, root=f"{self.folder}/code"
@@ -176,17 +224,8 @@ class ExecutorTestCase(TestCase):
         self.calls: dict[str, Call] = {}
         self.requests: list[pb.FunctionCallRequest] = []
         self.runs: list[Deferred[Outcome]] = []
-        self.allocation_number = 0
         self.hold_children = False
         self._wanting_request: list[Deferred[pb.FunctionCallRequest]] = []
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Look again and again: for what no event tells. The test's timeout ends it."""
-        while not condition():
-            await deferLater(reactor, 0.005, lambda: None)
-
-    def run_of(self, allocation_id: str) -> Any:
-        return self.executors._runs.get(allocation_id)
 
     def request(self) -> Deferred[pb.FunctionCallRequest]:
         """Fires with the next function call."""
@@ -243,24 +282,6 @@ class ExecutorTestCase(TestCase):
             uri=uri, encoding=1, encoding_version=0, size=len(data), metadata_size=0, offset=0, sha256=digest
         )
 
-    def allocation(
-        self, container: Container, *args: Payload, call_id: str = "", metadata: bytes = b""
-    ) -> model.Allocation:
-        self.allocation_number += 1
-        assert container.spec.function is not None
-        spec = model.AllocationSpec(
-            id=f"a{self.allocation_number}",
-            container_id=container.spec.id,
-            function=container.spec.function,
-            function_call_id=call_id or f"call-{self.allocation_number}",
-            request_id="request-1",
-            args=args,
-            request_data_prefix=f"{self.base}/ns/app/request-1",
-            request_error_prefix=f"{self.base}/ns/app/request-1",
-            metadata=metadata,
-        )
-        return model.Allocation(spec, model.Preparing(0.0))
-
     async def perform(self, container: Container, allocation: model.Allocation, timeout_ms: int = 20_000) -> Outcome:
         """Prepare, run, finalize, as the core orders it."""
         await self.executors.prepare(allocation)
@@ -270,24 +291,32 @@ class ExecutorTestCase(TestCase):
         return await self.executors.finalize(allocation, outcome)
 
     async def invoke(self, container: Container, value: object, timeout_ms: int = 20_000) -> Outcome:
-        return await self.perform(container, self.allocation(container, await self.argument(value)), timeout_ms)
+        return await self.perform(
+            container, self.make_allocation(container.spec.id, await self.argument(value)), timeout_ms
+        )
 
     async def value(self, outcome: Outcome) -> object:
         """What a function returned, by its JSON encoding."""
+        outcome = await self.final(outcome)
         self.assertIsInstance(outcome, Completed, outcome)
-        assert isinstance(outcome, Completed)
-        if outcome.updates is not None:
+        assert isinstance(outcome, Completed) and outcome.value is not None
+        return json.loads(await self.bytes_of(outcome.value))
+
+    async def final(self, outcome: Outcome) -> Outcome:
+        """A tail call ends as the call that it names."""
+        while isinstance(outcome, Completed) and outcome.updates is not None:
             root = pb.ExecutionPlanUpdates.FromString(outcome.updates).root_function_call_id
+            outcome = await self.ended(root)
+        return outcome
+
+    async def ended(self, call_id: str) -> Outcome:
+        call = self.calls[call_id]
+        if call.outcome is None:
             waiting: Deferred[None] = Deferred()
-            call = self.calls[root]
-            if call.outcome is None:
-                call.dependents.append(lambda: waiting.callback(None))
-                await waiting
-            assert call.outcome is not None
-            return await self.value(call.outcome)
-        assert outcome.value is not None
-        data = await self.bytes_of(outcome.value)
-        return json.loads(data)
+            call.dependents.append(lambda: waiting.callback(None))
+            await waiting
+        assert call.outcome is not None
+        return call.outcome
 
     async def bytes_of(self, payload: Payload) -> bytes:
         """Its data, verified against size and hash."""
@@ -313,23 +342,24 @@ class ExecutorTestCase(TestCase):
 
     async def run_call(self, function_call: pb.FunctionCall) -> Outcome:
         name = read_function(function_call.target).function or ""
-        container = next(each for each in self.containers.values() if each.spec.function.function == name)  # type: ignore[union-attr]
+        container = next(
+            each for each in self.containers.values() if each.spec.function and each.spec.function.function == name
+        )
         args = [await self._argument_of(arg) for arg in function_call.args]
-        allocation = self.allocation(container, *args, call_id=function_call.id, metadata=function_call.call_metadata)
+        allocation = self.make_allocation(
+            container.spec.id, *args, call_id=function_call.id, metadata=function_call.call_metadata
+        )
         outcome = await self.perform(container, allocation)
+        outcome = await self.final(outcome)
         self.resolve(function_call.id, outcome)
         return outcome
 
     async def _argument_of(self, arg: pb.FunctionArg) -> Payload:
         if arg.WhichOneof("source") == "inline_data":
             return read_payload(arg.inline_data)
-        call = self.calls[arg.function_call_id]
-        if call.outcome is None:
-            waiting: Deferred[None] = Deferred()
-            call.dependents.append(lambda: waiting.callback(None))
-            await waiting
-        assert isinstance(call.outcome, Completed) and call.outcome.value is not None
-        return evolve(call.outcome.value, source_function_call_id=arg.function_call_id)
+        outcome = await self.ended(arg.function_call_id)
+        assert isinstance(outcome, Completed) and outcome.value is not None
+        return evolve(outcome.value, source_function_call_id=arg.function_call_id)
 
     def resolve(self, call_id: str, outcome: Outcome) -> None:
         """A call has its result: tell the parents that were routed to it."""
@@ -353,7 +383,3 @@ class ExecutorTestCase(TestCase):
                 if error is not None:
                     write_payload(message.request_error, error)
         return message.SerializeToString()
-
-    def left_over(self) -> list[str]:
-        """Uploads that were neither completed nor aborted."""
-        return [str(path) for path in Path(self.folder).rglob(".*.upload")]

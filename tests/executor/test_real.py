@@ -84,7 +84,7 @@ class RealExecutor:
 
     async def test_cancellation_of_busy_code_costs_the_container(self) -> None:
         container = await self.start("misbehave")
-        allocation = self.allocation(container, await self.argument("stubborn"))
+        allocation = self.make_allocation(container.spec.id, await self.argument("stubborn"))
         running = Deferred.fromCoroutine(self.perform(container, allocation))
         await container.process.says("begun")
         running.cancel()
@@ -95,7 +95,7 @@ class RealExecutor:
     async def test_cancellation_of_waiting_code_ends_it_and_keeps_the_container(self) -> None:
         container = await self.start("call")
         self.hold_children = True
-        allocation = self.allocation(container, await self.argument(1))
+        allocation = self.make_allocation(container.spec.id, await self.argument(1))
         requested = self.request()
         running = Deferred.fromCoroutine(self.perform(container, allocation))
         await requested
@@ -110,7 +110,7 @@ class RealExecutor:
         container = await self.start("call")
         await self.start("double")
         self.hold_children = True
-        allocation = self.allocation(container, await self.argument(1))
+        allocation = self.make_allocation(container.spec.id, await self.argument(1))
         requested = self.request()
         running = Deferred.fromCoroutine(self.perform(container, allocation, timeout_ms=30_000))
         request = await requested
@@ -131,7 +131,7 @@ class RealExecutor:
         self.assertEqual(self.left_over(), [])
 
     async def test_fan_out(self) -> None:
-        container = await self.start("fan_out")
+        container = await self.start("fan_out", max_concurrency=4)
         await self.start("double", max_concurrency=4)
         self.assertEqual(await self.value(await self.invoke(container, 12)), 132)
         calls = [update.function_call.id for request in self.requests for update in request.updates.updates]
@@ -181,7 +181,7 @@ class RealExecutor:
         await self.executors.release(container.spec.id)
         await self.executors.initialize(container.spec, container.handle, lambda: False)
         self.assertEqual(await self.value(await self.invoke(container, "fine")), "fine")
-        allocation = self.allocation(container, await self.argument("sleep"))
+        allocation = self.make_allocation(container.spec.id, await self.argument("sleep"))
         running = Deferred.fromCoroutine(self.perform(container, allocation))
         await container.process.says("begun")
         with self.assertRaises(StartupFailed) as caught:
