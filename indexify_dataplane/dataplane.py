@@ -36,6 +36,7 @@ from .reactor import Clock
 from .reconciliation import Decide, Reconciliation, Work
 from .routing import NodeRoutes
 from .store import DROP_REPORT, Change, Store
+from .tracing import Tracing
 from .transitions import Transitions
 from .wireproto import executor_api_pb2 as pb
 
@@ -60,8 +61,8 @@ class Settings:
 class Dataplane:
     """One node. ``open`` recovers it, ``connect`` begins to talk to the server, ``stop`` ends it in order.
 
-    ``drivers`` makes the drivers for an executor id; a kind without one is not run here. ``identity`` gives the full
-    sync without containers; ``died`` errbacks when a part that must live has ended.
+    ``drivers`` makes the drivers and ``tracing`` the tracing for an executor id; a kind without a driver is not run
+    here. ``identity`` gives the full sync without containers; ``died`` errbacks when a part that must live has ended.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Dataplane:
         metrics: Metrics,
         rng: Rng,
         left_running: Callable[[str], None] = lambda container_id: None,
+        tracing: Callable[[str], Tracing] = lambda executor_id: Tracing(),
         decide: Decide = step,
         outbox: Outbox | None = None,
         session: Session | None = None,
@@ -94,6 +96,8 @@ class Dataplane:
         self._metrics = metrics
         self._rng = rng
         self._left_running = left_running
+        self._make_tracing = tracing
+        self.tracing = Tracing()
         self._decide = decide
         self.outbox = outbox or Outbox()
         self.session = session or Session()
@@ -110,6 +114,7 @@ class Dataplane:
         """Open store and drivers, recover. Raises StoreError or DriverError."""
         loaded = await self._store.open()
         self.executor_id = loaded.executor_id
+        self.tracing = self._make_tracing(loaded.executor_id)
         self._drivers = self._make_drivers(loaded.executor_id)
         for driver in self._unique_drivers():
             await driver.open()
@@ -131,6 +136,7 @@ class Dataplane:
             timing=self._settings.timing,
             metrics=self._metrics,
             default_image=self._settings.default_image,
+            tracing=self.tracing,
         )
         self.reconciliation = Reconciliation(
             clock=self._clock,
@@ -150,6 +156,7 @@ class Dataplane:
                 executors=self._executors,
                 submit=self.reconciliation.submit,
                 metrics=self._metrics,
+                tracing=self.tracing,
             )
         self.reconciliation.work = Work(self.work, allocations)
         self.routes = NodeRoutes(node=lambda: self.node, driver_of=self.work.driver_of)

@@ -46,12 +46,14 @@ from .core.effects import (
     Unwatch,
     Watch,
     WorldEffect,
+    story,
 )
 from .core.events import Event
 from .core.model import Report
 from .core.node import Node
 from .core.outbox import Outbox, ReportKind
 from .core.step import step
+from .logs import bound
 from .metrics import Metrics
 from .perform.allocations import AllocationWork
 from .perform.containers import ContainerWork
@@ -265,7 +267,9 @@ class Reconciliation(Service):
             self.woken()
         if not self._stopping:
             for effect in batch.effects:
-                self._do(effect)
+                # Whatever is logged while the effect is performed tells the story of this container or allocation.
+                with bound(**story(effect)):
+                    self._do(effect)
         for waiting in batch.waiting:
             if not waiting.called:
                 waiting.callback(None)

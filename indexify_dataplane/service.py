@@ -8,6 +8,7 @@ them names and an owner.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -47,7 +49,7 @@ from .reactor import Pool
 from .state_view import View
 from .store import Store, StoreError, control_socket, place
 from .telemetry import resource
-from .tracing import tracing
+from .tracing import Tracing, tracing
 
 if TYPE_CHECKING:
     from .cli import DevOptions
@@ -59,6 +61,10 @@ DRAIN_SECS = 3.0
 
 STOP_SECS = 30.0
 """How long a stop may take besides the proxy's drain before the process ends as it is."""
+
+ONE_ORDER_SECS = 0.5
+"""Signals so close to the first one are the same order, told to the process and to its group as timeout(1) does it; a
+later one means now."""
 
 EXPECTED = (StoreError, DriverError, TlsError, ControlSocketError, ResourcesUnknown, OSError)
 """What can make a start impossible; the error's own text is the sentence for the operator."""
@@ -80,6 +86,7 @@ class Root(MultiService):
         self._pipe: LogPipe | None = None
         self._starting: Deferred[None] | None = None
         self._stopping = False
+        self._signalled_at: float | None = None
         self._leave_nothing = dev is not None
         self._up: list[Any] = []
         self.dataplane: Dataplane | None = None
@@ -127,7 +134,7 @@ class Root(MultiService):
         self._pool.start()
         self._up.append(self._pool)
         os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
-        view = View(self, started_at=time.time(), instance_id=self._instance_id())
+        self._view = view = View(self, started_at=time.time(), instance_id=self._instance_id())
         self.monitoring = Monitoring(
             reactor=reactor, host=config.monitoring.listen_addr, port=config.monitoring.port, view=view,
             metrics=metrics, clock=reactor, wall=time.time,
@@ -192,6 +199,7 @@ class Root(MultiService):
             identity=lambda: self._identity,
             settings=build.settings(config, resources),
             metrics=self.metrics,
+            tracing=self._trace,
             rng=random.SystemRandom(),
             left_running=lambda container_id: self.edge.forget(container_id) if self.proxy_up else None,
         )
@@ -229,11 +237,17 @@ class Root(MultiService):
         )
         if push is not None:
             self._own(push)
-        self._tracing = tracing(
-            reactor=self._reactor, settings=settings, environ=os.environ, resource=attributes,
+        self.dataplane.tracing.start()
+
+    def _trace(self, executor_id: str) -> Tracing:
+        instance_id = self._view.instance_id
+        return tracing(
+            reactor=self._reactor,
+            settings=self._config.telemetry,
+            environ=os.environ,
+            resource=resource(executor_id=executor_id, instance_id=instance_id, version=__version__),
             process={"env": self._config.env, "instance_id": instance_id, "executor_id": executor_id},
-        )  # fmt: skip
-        self._tracing.start()
+        )
 
     def _instance_id(self) -> str:
         return self._config.telemetry.instance_id or f"dataplane-{self._config.env}-{uuid.uuid4()}"
@@ -265,18 +279,20 @@ class Root(MultiService):
         self._reactor.callLater(0, self._stop_reactor)
 
     def _stop_reactor(self) -> None:
-        if self._reactor.running:
+        with contextlib.suppress(ReactorNotRunning):  # it is being stopped already
             self._reactor.stop()
 
     # Stop
 
     def _signalled(self, name: str) -> None:
-        log.info("signal received", signal=name, again=self._stopping)
-        if self._stopping:
-            # A second signal means now.
+        now, first = self._reactor.seconds(), self._signalled_at
+        log.info("signal received", signal=name, again=first is not None)
+        if first is None:
+            self._signalled_at = now
+            self._stopping = True
+            self._stop_reactor()
+        elif now - first > ONE_ORDER_SECS:
             os._exit(self.exit_code or 1)
-        self._stopping = True
-        self._stop_reactor()
 
     def drain(self) -> None:
         """End every container, then the node, which tells the server that it is gone."""
@@ -293,7 +309,7 @@ class Root(MultiService):
         except Exception:
             log.failure("stop is not clean")
             self.exit_code = self.exit_code or 1
-        self._signals.release()
+        self._signals.ignore()
         log.info("node stopped", exit_code=self.exit_code, took_ms=round((self._reactor.seconds() - began) * 1000))
         self.pipe.stop()
 
@@ -312,8 +328,8 @@ class Root(MultiService):
             await self._transport.close()
         if hasattr(self, "control"):
             await self.control.stop()
-        if hasattr(self, "_tracing"):
-            await self._tracing.stop()
+        if dataplane is not None:
+            await dataplane.tracing.stop()
         base: Any = super()
         children = base.stopService()
         if children is not None:

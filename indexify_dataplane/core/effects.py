@@ -179,3 +179,20 @@ WorldEffect = (
 )
 
 Effect = StoreEffect | WorldEffect
+
+
+def story(effect: WorldEffect) -> dict[str, str]:
+    """The ids under which an effect's part of the log is found."""
+    allocation = getattr(effect, "allocation", None)
+    if allocation is not None:
+        spec = allocation.spec
+        return {"allocation_id": spec.id, "request_id": spec.request_id, "container_id": spec.container_id}
+    found = {}
+    for name in ("container_id", "allocation_id"):
+        value = getattr(effect, name, None)
+        if value is not None:
+            found[name] = value
+    sandbox_id = getattr(getattr(effect, "spec", None), "sandbox_id", None)
+    if sandbox_id is not None:
+        found["sandbox_id"] = sandbox_id
+    return found

@@ -10,9 +10,10 @@ from twisted.logger import Logger
 
 from ..core.effects import Finalize, Prepare, Run
 from ..core.events import Called, Ended, Event, Finalized, Prepared, PrepareFailed
-from ..core.model import Completed, Failed, FailureReason
+from ..core.model import Allocation, Completed, Failed, FailureReason
 from ..metrics import Metrics
 from ..reactor import Clock
+from ..tracing import Tracing
 from .executors import Executors
 
 log = Logger()
@@ -21,11 +22,20 @@ log = Logger()
 class AllocationWork:
     """Prepares, runs and finalizes through the executors."""
 
-    def __init__(self, *, clock: Clock, executors: Executors, submit: Callable[[Event], Any], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        executors: Executors,
+        submit: Callable[[Event], Any],
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
         self._clock = clock
         self._executors = executors
         self._submit = submit
         self._metrics = metrics
+        self._tracing = tracing
         self._running: dict[str, Deferred[Event]] = {}
 
     async def prepare(self, effect: Prepare) -> Event:
@@ -33,7 +43,8 @@ class AllocationWork:
         began = self._clock.seconds()
         self._metrics.counter("allocation_preparations").add()
         try:
-            await self._executors.prepare(allocation)
+            with self._tracing.root("allocation_prep", **_ids(allocation)):
+                await self._executors.prepare(allocation)
         except Exception as error:
             self._metrics.counter("allocation_preparation_errors").add()
             log.warn("allocation cannot be prepared", allocation_id=allocation.id, error=repr(error))
@@ -63,7 +74,8 @@ class AllocationWork:
             self._submit(Called(allocation.id, request))
 
         try:
-            outcome = await self._executors.run(allocation, effect.handle, effect.timeout_ms, called)
+            with self._tracing.root("allocation_exec", **_ids(allocation)):
+                outcome = await self._executors.run(allocation, effect.handle, effect.timeout_ms, called)
         except CancelledError:
             outcome = Failed(FailureReason.ALLOCATION_CANCELLED)
         except Exception as error:
@@ -87,7 +99,8 @@ class AllocationWork:
         began = self._clock.seconds()
         self._metrics.counter("allocation_finalizations").add()
         try:
-            outcome = await self._executors.finalize(allocation, outcome)
+            with self._tracing.root("allocation_finalize", **_ids(allocation)):
+                outcome = await self._executors.finalize(allocation, outcome)
         except Exception as error:
             self._metrics.counter("allocation_finalization_errors").add()
             log.error("allocation cannot be finalized", allocation_id=allocation.id, error=repr(error))
@@ -96,3 +109,15 @@ class AllocationWork:
         took = self._clock.seconds() - began
         self._metrics.histogram("allocation_finalization_latency_seconds").observe(took)
         return Finalized(allocation.id, outcome)
+
+
+def _ids(allocation: Allocation) -> dict[str, str]:
+    spec = allocation.spec
+    return {
+        "allocation_id": spec.id,
+        "request_id": spec.request_id,
+        "container_id": spec.container_id,
+        "namespace": spec.function.namespace or "",
+        "app": spec.function.application or "",
+        "fn": spec.function.function or "",
+    }

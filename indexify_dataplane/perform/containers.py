@@ -21,6 +21,7 @@ from ..daemon_client import Daemons, DaemonUnreachable
 from ..drivers.base import Driver, DriverError, ImageError, StartOrder
 from ..metrics import Metrics
 from ..reactor import Clock
+from ..tracing import Tracing
 from .executors import Executors, StartupFailed
 
 log = Logger()
@@ -53,6 +54,7 @@ class ContainerWork:
         timing: Timing,
         metrics: Metrics,
         default_image: str | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._clock = clock
         self._drivers = drivers
@@ -63,6 +65,7 @@ class ContainerWork:
         self._timing = timing
         self._metrics = metrics
         self._default_image = default_image
+        self._tracing = tracing or Tracing()
         self._cancellable: dict[int, Deferred[Any]] = {}
 
     def driver_of(self, handle: Handle) -> Driver:
@@ -90,10 +93,24 @@ class ContainerWork:
             work.cancel()
 
     async def _start(self, effect: Start | Adopt) -> Event:
+        name = "fe_startup" if effect.spec.kind is Kind.FUNCTION else "container_lifecycle"
+        with self._tracing.root(
+            name, executor_id=self._executor_id, container_id=effect.container_id, **_labels(effect.spec)
+        ) as span:
+            event = await self._start_in_span(effect)
+            if isinstance(event, StartFailed):
+                span.fail(event.message)
+        return event
+
+    async def _start_in_span(self, effect: Start | Adopt) -> Event:
         spec, began = effect.spec, self._clock.seconds()
         driver = self._drivers[spec.kind]
         try:
-            handle = effect.handle if isinstance(effect, Adopt) else await driver.start(self._order(effect))
+            if isinstance(effect, Adopt):
+                handle = effect.handle
+            else:
+                with self._tracing.span("start_container", container_id=spec.id):
+                    handle = await driver.start(self._order(effect))
         except (CancelledError, Exception) as error:
             return StartFailed(effect.container_id, effect.op, _reason(error), _text(error))
         try:
