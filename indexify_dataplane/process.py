@@ -35,7 +35,7 @@ def raise_file_limit() -> None:
 
 
 class Signals:
-    """Turns the stop signals into calls in the reactor's thread, until ``release``.
+    """Turns the stop signals into calls in the reactor's thread, for the rest of the process's life.
 
     The reactor's own handlers would do for SIGTERM, but make twistd end by the signal instead of with code 0, and
     know nothing of SIGQUIT.
@@ -44,16 +44,16 @@ class Signals:
     def __init__(self, *, reactor: Any, stop: Callable[[str], None]) -> None:
         self._reactor = reactor
         self._stop = stop
-        self._before: dict[int, Any] = {}
 
     def take(self) -> None:
         for number in STOP_SIGNALS:
-            self._before[number] = signal.signal(number, self._received)
+            signal.signal(number, self._received)
 
-    def release(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._before.clear()
+    def ignore(self) -> None:
+        """Everything is done: a signal that still comes must not replace the exit code. The interpreter resets
+        handlers while it ends, but leaves ignored signals ignored."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _received(self, number: int, _frame: Any) -> None:
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
