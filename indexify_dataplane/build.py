@@ -36,7 +36,7 @@ def check_drivers(config: Config) -> None:
             raise DriverError(NOT_BUILT.format(type=kind, key=key))
 
 
-def drivers(config: Config, *, reactor: Any, pool: Pool, functions: bool) -> Callable[[str], Mapping[Kind, Driver]]:
+def drivers(config: Config, *, reactor: Any, pool: Pool) -> Callable[[str], Mapping[Kind, Driver]]:
     """What makes the drivers once the executor id is known; equal sections share one driver."""
 
     def make(executor_id: str) -> Mapping[Kind, Driver]:
@@ -47,10 +47,7 @@ def drivers(config: Config, *, reactor: Any, pool: Pool, functions: bool) -> Cal
                 made[section.type] = _fork_exec(config, reactor=reactor, pool=pool, executor_id=executor_id)
             return made[section.type]
 
-        chosen = {Kind.SANDBOX: driver(config.sandbox_driver)}
-        if functions:
-            chosen[Kind.FUNCTION] = driver(config.function_driver)
-        return chosen
+        return {Kind.SANDBOX: driver(config.sandbox_driver), Kind.FUNCTION: driver(config.function_driver)}
 
     return make
 
@@ -70,9 +67,26 @@ def _fork_exec(config: Config, *, reactor: Any, pool: Pool, executor_id: str) ->
     )
 
 
-def executors(config: Config, *, reactor: Any, metrics: Metrics) -> Executors | None:
-    """What talks to function executors; None in a version that cannot."""
-    return None
+def executors(
+    config: Config, *, reactor: Any, blob_calls: Pool, executor_id: Callable[[], str], metrics: Metrics
+) -> Executors:
+    """What talks to function executors. ``blob_calls`` is their own: a blob store that hangs delays only blobs."""
+    from .blobs.stores import Blobs
+    from .code_cache import CodeCache
+    from .executor.executors import RealExecutors
+
+    blobs = Blobs(clock=reactor, calls=blob_calls, metrics=metrics)
+    cache = CodeCache(
+        clock=reactor, calls=blob_calls, blobs=blobs, metrics=metrics, root=config.function_executor.code_cache_path
+    )
+    return RealExecutors(
+        clock=reactor,
+        fe_binary_path=config.function_executor.fe_binary_path,
+        executor_id=executor_id,
+        code_cache=cache,
+        blobs=blobs,
+        metrics=metrics,
+    )
 
 
 def settings(config: Config, resources: HostResources) -> Settings:

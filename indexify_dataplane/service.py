@@ -42,7 +42,6 @@ from .logs import LogPipe, create, start
 from .metrics import Metrics
 from .monitoring import Monitoring
 from .otlp import metrics_push
-from .perform.executors import Executors
 from .process import Signals, exit_with, exit_within, quiet_libraries, raise_file_limit
 from .proxy_service import ProxyService
 from .reactor import Pool
@@ -187,12 +186,21 @@ class Root(MultiService):
             reactor=self._reactor, path=place(config.state_dir, config.state_file), others=config.env == "local",
             executor_id=config.executor_id,
         )  # fmt: skip
-        executors: Executors | None = build.executors(config, reactor=self._reactor, metrics=self.metrics)
+        blob_calls = Pool(self._reactor, "blobs", 8)
+        blob_calls.start()
+        self._up.append(blob_calls)
+        executors = build.executors(
+            config,
+            reactor=self._reactor,
+            blob_calls=blob_calls,
+            executor_id=lambda: self.dataplane.executor_id if self.dataplane is not None else "",
+            metrics=self.metrics,
+        )
         self._identity = build.identity(config, resources, build.advertised(config, config.http_proxy.port))
         self.dataplane = Dataplane(
             clock=self._reactor,
             store=self._store,
-            drivers=build.drivers(config, reactor=self._reactor, pool=self._pool, functions=executors is not None),
+            drivers=build.drivers(config, reactor=self._reactor, pool=self._pool),
             daemons=GrpcDaemons(),
             executors=executors,
             transport=self._transport,
