@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -49,6 +50,15 @@ class DaemonManaged(DaemonContract):
         lines = self.api.lines(info["managed"]["id"])
         self.assertEqual(len(set(lines)), 4, "one history over all restarts")
         self.assertEqual(self.api.get(info["pid"])["handle"], info["handle"])
+
+    def test_back_off_doubles_up_to_its_maximum(self) -> None:
+        restart = {"initial_backoff_ms": 100, "max_backoff_ms": 300, "max_restarts": 4}
+        info = self.sh("echo up; exit 1", restart=restart)
+        events = list(EventStream(self.api, "GET", f"/processes/{info['pid']}/stdout/follow"))
+        times = [event.data["timestamp"] for event in events[:-1]]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        for gap, least in zip(gaps, (100, 200, 300, 300), strict=True):
+            self.assertGreaterEqual(gap, least - 2)
 
     def test_success_and_policies(self) -> None:
         for policy, code, restarts in (("on_failure", 0, False), ("never", 1, False), ("always", 0, True)):

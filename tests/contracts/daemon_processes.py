@@ -32,6 +32,11 @@ class DaemonProcesses(DaemonContract):
             self.assertEqual(self.api.ended(pid)["exit_code"], 7)
             self.assertEqual(self.api.lines(pid), [str(number) for number in range(200)])
 
+    def test_end_waits_for_what_is_still_being_written(self) -> None:
+        pid = self.sh("(sleep 0.4; echo late) & exit 7")["pid"]
+        self.assertEqual(self.api.ended(pid)["exit_code"], 7)
+        self.assertEqual(self.api.lines(pid), ["late"])
+
     def test_background_child_delays_the_end_by_a_second_at_most(self) -> None:
         info = self.sh("echo out; sleep 30 &")
         ended = self.api.ended(info["pid"])
