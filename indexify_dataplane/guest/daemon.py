@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from typing import Any
 
 from . import command_line, environment
 from .children import Children, Identity
@@ -37,6 +38,7 @@ from .users import resolve
 
 VERSION = "0.1.0"
 CLOSE_SECONDS = 0.5
+DESCRIPTORS = 8192
 
 
 def main(arguments: list[str]) -> int:
@@ -58,6 +60,7 @@ def main(arguments: list[str]) -> int:
     except Refusal as refusal:
         return _say(f"--image-user: {refusal.error}", 1)
     name_this_process()
+    raise_descriptor_limit()
     with asyncio.Runner() as runner:
         return runner.run(serve(options, ports, identity))
 
@@ -80,6 +83,16 @@ def name_this_process() -> bool:
     return True
 
 
+def raise_descriptor_limit() -> None:
+    """Room for all connections and terminals, where the soft limit has none; children get the same, which is usual."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _say(text: str, code: int) -> int:
     sys.stderr.write(f"indexify-container-daemon: {text}\n")
     return code
@@ -90,6 +103,7 @@ async def serve(options: Options, ports: Ports, identity: Identity | None) -> in
     loop = asyncio.get_running_loop()
     out, err = Terminal(loop=loop, fd=1), Terminal(loop=loop, fd=2)
     log = Log(write=err.write, level=options.log_level)
+    loop.set_exception_handler(lambda _, context: unforeseen(log, context))
     try:
         daemon = Daemon(options=options, ports=ports, identity=identity, loop=loop, out=out, err=err, log=log)
         await daemon.run()
@@ -100,6 +114,15 @@ async def serve(options: Options, ports: Ports, identity: Identity | None) -> in
     finally:
         out.close()
         err.close()
+
+
+def unforeseen(log: Log, context: dict[str, Any]) -> None:
+    """What the event loop caught because nobody else did."""
+    error = context.get("exception")
+    if isinstance(error, Exception):
+        log.failure(str(context.get("message")), error)
+    else:
+        log.error(str(context.get("message")), error=error)
 
 
 class Daemon:

@@ -28,6 +28,7 @@ from .router import TOKEN_HEADER, token_matches
 PREFACE = b"PRI * HTTP/2.0"
 LARGEST_MESSAGE = 64 * 1024
 MOST_STREAMS = 100
+MOST_CONNECTIONS = 256
 SERVICE = "/container_daemon_pb.ContainerDaemon/"
 
 OK, UNIMPLEMENTED, INTERNAL, UNAUTHENTICATED, RESOURCE_EXHAUSTED = 0, 12, 13, 16, 8
@@ -143,6 +144,10 @@ class _Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if len(self._connections) >= MOST_CONNECTIONS:
+            self._log.warn("too many gRPC connections, one is cut")
+            transport.abort()
+            return
         self._connections.add(self)
         self._h2.initiate_connection()
         self._h2.update_settings(
@@ -167,6 +172,8 @@ class _Http2Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
+        if self._transport.is_closing():
+            return
         try:
             for event in self._h2.receive_data(data):
                 self._take(event)

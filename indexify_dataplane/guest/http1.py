@@ -128,9 +128,12 @@ class HttpConnection(asyncio.Protocol):
 
     # The server's side.
 
-    def close_if_idle(self) -> None:
-        if self.task is None:
-            self._transport.close()
+    def close_if_idle(self) -> bool:
+        """Close unless a request is in progress; whether that freed a place."""
+        if self.task is not None or self._transport.is_closing():
+            return False
+        self._transport.close()
+        return True
 
     def abort(self) -> None:
         if self.task is not None:

@@ -25,7 +25,7 @@ class HttpServer:
         self.loop = loop
         self.log = log
         self._most = most_connections
-        self._connections: set[HttpConnection] = set()
+        self._connections: dict[HttpConnection, None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self.closing = False
 
@@ -33,14 +33,16 @@ class HttpServer:
         return HttpConnection(server=self)
 
     def joined(self, connection: HttpConnection) -> bool:
-        """Whether there is room for one more."""
-        self._connections.add(connection)
+        """Whether there is room for one more. At the limit an idle connection has to go, the oldest first."""
+        self._connections[connection] = None
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(5.0, self._sweep)
-        return len(self._connections) <= self._most
+        if len(self._connections) <= self._most:
+            return True
+        return any(other.close_if_idle() for other in self._connections if other is not connection)
 
     def left(self, connection: HttpConnection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
 
     async def close(self, grace: float) -> None:
         """Let answers in progress end for ``grace`` seconds, then cut them."""

@@ -125,9 +125,22 @@ class ProcessApi:
                 # Whoever comes after the end gets what is there, even if a descendant holds the pipes open.
                 stop = log.next if process.over else None
                 await lines.send(out, start=resume_line(request.header("last-event-id"), log), until=lambda: stop)
-            await out.write(b"event: eof\ndata: {}\n\n")
+            if not reads_end_as_line(request.header("user-agent")):
+                await out.write(b"event: eof\ndata: {}\n\n")
 
         return Stream(200, produce, headers=EVENT_STREAM)
+
+
+def reads_end_as_line(user_agent: str | None) -> bool:
+    """SDKs up to 0.4.23 take the data of every event for a line of output and fail at ``{}``.
+
+    For them the end of the stream is the end of the body alone.
+    """
+    product, _, release = (user_agent or "").partition("/")
+    numbers = release.split(".")
+    if product != "Tensorlake Cloud SDK" or not all(each.isdecimal() and len(each) < 9 for each in numbers):
+        return False
+    return [int(each) for each in numbers] < [0, 4, 24]
 
 
 def _bound(

@@ -90,7 +90,7 @@ class Processes:
                 if name is not None:
                     self._supervised[name] = process
         self._watchers[process] = self._surroundings.loop.create_task(self._watch(process))
-        self._log.info("process started", pid=process.pid, command=order.command)
+        self._log.debug("process started", pid=process.pid, command=order.command)
         return process
 
     def kill(self, process: Process) -> None:
@@ -182,7 +182,7 @@ class Processes:
             await process.supervision.over.wait()
         else:
             ended = await process.end
-            self._log.info("process ended", pid=process.pid, exit_code=ended.exit_code, signal=ended.signal)
+            self._log.debug("process ended", pid=process.pid, exit_code=ended.exit_code, signal=ended.signal)
         del self._watchers[process]
         self._ended.append(process)
         while len(self._ended) > KEPT_ENDED:

@@ -59,7 +59,7 @@ class Ptys:
         self._sessions[session.id] = session
         self._arm(session, self._no_client_seconds, self._abandoned)
         self._run(self._await_end(session))
-        self._log.info("terminal session started", session=session.id, pid=session.pid, command=order.command)
+        self._log.debug("terminal session started", session=session.id, pid=session.pid, command=order.command)
         return session
 
     def terminate(self, session: PtySession) -> None:
@@ -107,7 +107,7 @@ class Ptys:
 
     async def _await_end(self, session: PtySession) -> None:
         await session.over.wait()
-        self._log.info("terminal session ended", session=session.id, pid=session.pid, exit_code=session.exit_code)
+        self._log.debug("terminal session ended", session=session.id, pid=session.pid, exit_code=session.exit_code)
         if session.terminated:
             self._forget(session)
         elif not session.viewers:

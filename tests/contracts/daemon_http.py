@@ -8,7 +8,7 @@ import threading
 import time
 
 from .daemon import DaemonContract
-from .daemon_wire import DEADLINE, eventually, file_path
+from .daemon_wire import DEADLINE, EventStream, eventually, file_path
 
 
 class DaemonHttp(DaemonContract):
@@ -187,10 +187,18 @@ class DaemonHttp(DaemonContract):
         self.assertLess(sorted(times)[10], 0.03)
 
     def test_many_connections(self) -> None:
-        open_ones = [socket.create_connection(self.api.address) for _ in range(300)]
+        """Beyond the limit of 1,024 the oldest idle ones make room; a request in progress never does."""
+        pid = self.sh("read x; echo $x", stdin_mode="pipe")["pid"]
+        stream = EventStream(self.api, "GET", f"/processes/{pid}/stdout/follow")
+        open_ones: list[socket.socket] = []
         try:
+            open_ones += [socket.create_connection(self.api.address, timeout=DEADLINE) for _ in range(1100)]
             self.assertEqual(self.api.call("GET", "/health").status, 200)
+            self.assertEqual(open_ones[0].recv(1), b"")
+            self.api.call("POST", f"/processes/{pid}/stdin", raw=b"still here\n")
+            self.assertEqual(stream.next().data["line"], "still here")
         finally:
+            stream.close()
             for connection in open_ones:
                 connection.close()
 
