@@ -39,8 +39,6 @@ log = Logger()
 REOPENINGS = 3
 """How often in a row a stream of states may end with UNKNOWN and is opened again."""
 UPDATE_PAUSES = (0.05, 0.2, 1.0)
-CRASH_SECONDS = 2.0
-"""How long an executor that cannot be reached is asked whether it lives; its exit is told within milliseconds."""
 STOP_SECONDS = 2.0
 """What user code has to end by itself when its allocation is given up."""
 
@@ -276,26 +274,9 @@ class AllocationRun(ABC):
         self.leaving = True
         if not self._created:
             return Failed(end.reason)
-        if end.crash_suspected and not await self._lives():
-            return Failed(end.reason, blame_container=True)
         self.release_user_code()
-        return Failed(end.reason, blame_container=not await self._let_go())
-
-    async def _lives(self) -> bool:
-        until = self.clock.seconds() + CRASH_SECONDS
-        while True:
-            try:
-                await self.client.info(timeout=CRASH_SECONDS)
-                return True
-            except RpcError as error:
-                if self.clock.seconds() >= until:
-                    log.warn("executor cannot be reached", container_id=self.spec.container_id, error=str(error))
-                    return False
-            await sleep(self.clock, 0.1)
-
-    async def _let_go(self) -> bool:
-        """Whether the executor has ended its work on the allocation and forgotten it, soon."""
-        return await let_go(self.clock, self.client, self.spec.id, STOP_SECONDS)
+        gone = await let_go(self.clock, self.client, self.spec.id, STOP_SECONDS, unreachable_too=end.crash_suspected)
+        return Failed(end.reason, blame_container=not gone)
 
     def _task_ended(self, result: Any, task: Deferred[None]) -> None:
         self._tasks.discard(task)
@@ -315,8 +296,14 @@ class AllocationRun(ABC):
             task.cancel()
 
 
-async def let_go(clock: Clock, client: ExecutorClient, allocation_id: str, seconds: float) -> bool:
-    """Delete the allocation as soon as the executor permits, within ``seconds``; whether that came about."""
+async def let_go(
+    clock: Clock, client: ExecutorClient, allocation_id: str, seconds: float, *, unreachable_too: bool = False
+) -> bool:
+    """Delete the allocation as soon as the executor permits, within ``seconds``; whether that came about.
+
+    ``unreachable_too``: go on asking one that cannot be reached. Its connection broke, but it may live; and if it is
+    dead, whoever watches its exit cancels this within milliseconds, with the reason.
+    """
     until, pause = clock.seconds() + seconds, 0.01
     while True:
         try:
@@ -325,7 +312,8 @@ async def let_go(clock: Clock, client: ExecutorClient, allocation_id: str, secon
         except RpcError as error:
             if error.code == "NOT_FOUND":
                 return True
-            if error.code != "FAILED_PRECONDITION" or clock.seconds() + pause > until:
+            again = error.code == "FAILED_PRECONDITION" or (unreachable_too and error.unreachable)
+            if not again or clock.seconds() + pause > until:
                 log.debug("executor keeps an allocation", allocation_id=allocation_id, error=str(error))
                 return False
         await sleep(clock, pause)

@@ -75,11 +75,16 @@ class Ending(ScriptedTestCase):
             self.assertEqual(outcome, Failed(Reason.INTERNAL_ERROR), code)
             self.assertEqual(self.left_over(), [])
 
+    async def test_an_executor_that_comes_back_is_not_blamed(self) -> None:
+        broken = Abort(Code.UNAVAILABLE)
+        outcome = await self.ends(fe.AllocationState(sha256_hash="1"), broken, delete=[broken, broken])
+        self.assertEqual((outcome.reason, outcome.blame_container), (Reason.FUNCTION_ERROR, False))
+        self.assertEqual(self.executor.deleted, 1)
+
     async def test_a_dead_executor_is_blamed(self) -> None:
         running = await self.begin()
         await self.executor.stop()
-        await self.until(lambda: self.clock.getDelayedCalls())
-        self.clock.advance(3)
+        await self.pass_time(running)
         outcome = await self.finalized(running)
         self.assertEqual((outcome.reason, outcome.blame_container), (Reason.FUNCTION_ERROR, True))
 

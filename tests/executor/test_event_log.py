@@ -81,7 +81,9 @@ class EventLog(ScriptedTestCase):
         self.executor.states.put_nowait(fe.AllocationState(sha256_hash="1"))
         self.executor.states.put_nowait(END)
         self.executor.reads.put_nowait(END)
-        await self.until(lambda: self.clock.getDelayedCalls())
+        await self.until(lambda: len(self.clock.getDelayedCalls()) == 2)  # The deadline and this wait.
+        self.clock.advance(4)
+        self.assertFalse(running.called)
         self.events(self.finish())
         self.assertIsInstance(await self.finalized(running), Completed)
 
