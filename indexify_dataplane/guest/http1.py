@@ -18,6 +18,7 @@ from typing import Protocol
 
 import h11
 
+from .framing import framing_of
 from .heads import head
 from .http_outlets import BodyOut, UpgradedWire
 from .logs import Log
@@ -180,50 +181,30 @@ class HttpConnection(asyncio.Protocol):
         self.task = self._server.loop.create_task(self._serve(request, keep))
 
     def _begin(self, parser: h11.Connection, event: h11.Request) -> tuple[Request, bool]:
-        length: int | None = 0
-        chunked = False
-        tokens: set[bytes] = set()
-        expects = False
-        for name, value in event.headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"transfer-encoding":
-                chunked = True
-            elif name == b"connection":
-                tokens.update(token.strip().lower() for token in value.split(b","))
-            elif name == b"expect":
-                expects = value.lower() == b"100-continue"
-        if chunked and (length != 0 or any(name == b"content-length" for name, _ in event.headers)):
-            raise Refusal(400, "Both Transfer-Encoding and Content-Length", "BAD_REQUEST")
-        modern = event.http_version == b"1.1"
-        if not modern and event.http_version != b"1.0":
-            raise Refusal(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here", "VERSION_NOT_SUPPORTED")
-        if chunked and not modern:
-            raise Refusal(400, "Transfer-Encoding needs HTTP/1.1", "BAD_REQUEST")
+        framing = framing_of(event)
         body = Inflow(set_flowing=self._set_reading)
         request = Request(
             method=event.method.decode("ascii"),
             target=event.target.decode("latin-1"),
             headers=list(event.headers),
             body=body,
-            length=None if chunked else length,
-            modern=modern,
-            on_read=self._continue if expects and modern and (chunked or length) else None,
+            length=framing.length,
+            modern=framing.modern,
+            on_read=self._continue if framing.expects else None,
         )
         self._body = body
-        if chunked:
-            self._remaining = None
+        self._remaining = framing.length
+        if framing.length is None:
             self._feed_chunks(parser)
         else:
-            self._remaining = length
             rest = bytes(parser.trailing_data[0])
             self._parser = None
-            if not length:
+            if not framing.length:
                 body.end()
                 self._ahead += rest
             elif rest:
                 self._feed_body(rest)
-        return request, modern and b"close" not in tokens
+        return request, framing.keep
 
     def _feed_body(self, data: bytes) -> None:
         assert self._body is not None
