@@ -146,7 +146,9 @@ class Arguments(SynchronousTestCase):
                 command_line.parse(arguments, {})
 
     def test_token_from_file_goes_before_the_environment(self) -> None:
-        path = self.mktemp()
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        path = f"{folder}/token"
         pathlib.Path(path).write_text(" in-file\n")
         environ = {"INDEXIFY_SANDBOX_TOKEN": "in-env"}
         self.assertEqual(command_line.parse([f"--token-file={path}"], environ).token, b"in-file")
