@@ -6,6 +6,10 @@ import time
 from tensorlake.applications import RequestContext, RequestError, application, function
 
 
+def later(called):  # Release 0.3.5 has the older name.
+    return called.future if hasattr(called, "future") else called.awaitable
+
+
 @application()
 @function()
 def greet(name: str) -> str:
@@ -62,7 +66,7 @@ def fan_out(count: int) -> int:
 @application()
 @function()
 def tail(number: int) -> int:
-    return double.future(number)
+    return later(double)(number)
 
 
 @application()
@@ -79,7 +83,7 @@ def catch(number: int) -> str:
 @application()
 @function()
 def wait_briefly(number: int) -> str:
-    future = double.future(number).run()
+    future = later(double)(number).run()
     try:
         return str(future.result(timeout=0.2))
     except Exception as error:
