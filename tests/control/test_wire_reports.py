@@ -161,9 +161,14 @@ class Encoding(SynchronousTestCase):
         for detail, change in BAD_UPDATES:
             plan = updates()
             change(plan)
-            with self.assertRaises(InvalidReport) as caught:
-                check_report(AllocationEnded(SPEC, Completed(updates=plan.SerializeToString())))
-            self.assertIn(detail, str(caught.exception))
+            ended = AllocationEnded(SPEC, Completed(updates=plan.SerializeToString()))
+            if plan.updates:
+                with self.assertRaises(InvalidReport) as caught:
+                    check_report(ended)
+                self.assertIn(detail, str(caught.exception))
+            else:
+                # The calls of a tail call may have been made before: then the result only names its root.
+                check_report(ended)
             request = call()
             request.updates.CopyFrom(plan)
             with self.assertRaises(InvalidReport) as caught:
