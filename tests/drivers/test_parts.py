@@ -16,7 +16,14 @@ from indexify_dataplane.core.model import Kind, Resources
 from indexify_dataplane.drivers.base import DriverError
 from indexify_dataplane.drivers.completion import to_the_end
 from indexify_dataplane.drivers.fork_exec import cgroups, environment, output, ports, processes
-from indexify_dataplane.drivers.fork_exec.run_directory import Life, Manifest, RunDirectory, directory_name, new_run_id
+from indexify_dataplane.drivers.fork_exec.run_directory import (
+    Life,
+    Manifest,
+    RunDirectory,
+    directory_name,
+    new_run_id,
+    scan,
+)
 from indexify_dataplane.drivers.fork_exec.supervisor import rotate
 from tests.contracts.driver import order
 
@@ -254,6 +261,22 @@ class RunDirectories(Case):
         directory.remove()
         directory.remove()
         self.assertFalse(directory.locked())
+
+    def test_a_removal_that_a_kill_cut_short_is_finished_by_the_next_scan(self) -> None:
+        """Half deleted, without its manifest, it must neither look like a container nor stay for ever."""
+        directory, lock = RunDirectory.create(self.path, self.manifest())
+        os.close(lock)
+
+        def killed(path: str) -> None:
+            os.unlink(os.path.join(path, "manifest.json"))
+            raise KeyboardInterrupt
+
+        patched = self.patch(shutil, "rmtree", killed)
+        self.assertRaises(KeyboardInterrupt, directory.remove)
+        patched.restore()
+        self.assertEqual(len(os.listdir(self.path)), 1)
+        self.assertEqual(scan(self.path), ([], []))
+        self.assertEqual(os.listdir(self.path), [])
 
     def test_one_directory_per_container(self) -> None:
         _, lock = RunDirectory.create(self.path, self.manifest())

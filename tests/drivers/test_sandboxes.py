@@ -247,15 +247,25 @@ class Sandboxes(_Case):
         self.assertEqual(len(events), 3)
 
     async def test_a_start_that_a_dead_node_was_killed_in(self) -> None:
-        """Before the spawn nobody holds the lock; the directory is listed as dead and can be removed."""
-        manifest = Manifest.new("executor-1", "a", Kind.SANDBOX, (), new_run_id())
-        _, lock = RunDirectory.create(os.path.join(self.place.state_dir, "fork_exec"), manifest)
-        os.close(lock)
-        (found,) = await self.driver.list_containers()
-        self.assertEqual((found.container_id, found.alive), ("a", False))
-        self.assertEqual(await self.driver.inspect(found.handle), ExitStatus())
-        await self.driver.kill(found.handle)
-        self.assertEqual(await self.driver.list_containers(), [])
+        """Before the supervisor is there nobody holds the lock and nothing has run: no container, it may be started
+        again. Once there is output, it may have run: dead, to be killed."""
+        root = os.path.join(self.place.state_dir, "fork_exec")
+        prepared = {}
+        for name, executor in (("a", "executor-1"), ("b", "executor-1"), ("c", "executor-2")):
+            prepared[name], lock = RunDirectory.create(
+                root, Manifest.new(executor, name, Kind.SANDBOX, (), new_run_id())
+            )
+            os.close(lock)
+        with open(prepared["b"].output, "w"):
+            pass
+        found = {each.container_id: each for each in await self.driver.list_containers()}
+        self.assertEqual({name: each.alive for name, each in found.items()}, {"b": False, "c": False})
+        self.assertEqual(sorted(os.listdir(root)), ["b", "c"])
+        self.assertEqual(await self.driver.inspect(found["b"].handle), ExitStatus())
+        await self.driver.kill(found["b"].handle)
+        self.assertEqual([each.container_id for each in await self.driver.list_containers()], ["c"])
+        handle = await self.driver.start(order("a"))
+        self.assertIsNone(await self.driver.inspect(handle))
 
     async def test_what_was_never_finished_is_swept_when_old(self) -> None:
         root = os.path.join(self.place.state_dir, "fork_exec")

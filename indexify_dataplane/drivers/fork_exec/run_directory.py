@@ -9,7 +9,8 @@
         output.log[.N]  its output       supervisor.log  the supervisor's own       work/  its working directory
 
 A directory is filled under another name, locked, and then renamed: one that can be seen has a manifest and, if nobody
-holds its lock, nothing alive in it. Everything here blocks.
+holds its lock, nothing alive in it. To be removed it is renamed first, too: a node that is killed while it deletes
+files leaves nothing that looks like a container. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .processes import Process
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _UNFINISHED = ".new-"
+_GONE = ".gone-"
 UNFINISHED_AGE = 600.0
 """Seconds after which a directory that was never finished belongs to a dead node."""
 
@@ -222,6 +224,18 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Delete it with all it holds; no error when it is gone."""
+        gone = RunDirectory(os.path.join(os.path.dirname(self.path), _GONE + new_run_id()))
+        try:
+            os.rename(self.path, gone.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DriverError(f"the run directory {self.path} cannot be removed: {error}") from error
+        gone.delete()
+
+    def delete(self) -> None:
+        """Delete one that has the name of one that is gone, or that never was finished; somebody else may do so at
+        the same time."""
         for attempt in range(3):
             try:
                 shutil.rmtree(self.path)
@@ -248,18 +262,23 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def scan(root: str) -> list[RunDirectory]:
-    """All finished directories, by name; what a dead node left half made is removed."""
-    found = []
+def scan(root: str) -> tuple[list[RunDirectory], list[str]]:
+    """All finished directories, by name, and sentences about what a dead node left half made or half deleted and that
+    could not be removed now."""
+    found: list[RunDirectory] = []
+    problems: list[str] = []
     for name in sorted(os.listdir(root)):
         directory = RunDirectory(os.path.join(root, name))
-        if not name.startswith(_UNFINISHED):
-            found.append(directory)
-            continue
         try:
-            age = time.time() - os.stat(directory.path).st_mtime
+            if name.startswith(_UNFINISHED):
+                if time.time() - os.stat(directory.path).st_mtime > UNFINISHED_AGE:
+                    directory.remove()
+            elif name.startswith(_GONE):
+                directory.delete()
+            else:
+                found.append(directory)
         except FileNotFoundError:
             continue
-        if age > UNFINISHED_AGE:
-            directory.remove()
-    return found
+        except DriverError as error:
+            problems.append(str(error))
+    return found, problems

@@ -179,9 +179,8 @@ class Runs:
         """All containers of all executors; ``own`` are the runs that live as children of this very process."""
         until = time.monotonic() + PORTS_PATIENCE
         containers: list[Listed] = []
-        problems: list[str] = []
         try:
-            directories = scan(self._root)
+            directories, problems = scan(self._root)
         except OSError as error:
             raise DriverError(f"the run directories cannot be listed: {error}") from error
         for directory in directories:
@@ -191,10 +190,20 @@ class Runs:
                     if os.path.lexists(directory.path):
                         problems.append(f"{directory.path} has no manifest")
                     continue
+                if self._never_began(directory, manifest, own):
+                    self.destroy(directory.life(manifest))
+                    continue
                 containers.append(self._listed(directory, manifest, own, until))
             except (DriverError, OSError) as error:
                 problems.append(str(error))
         return Listing(tuple(containers), tuple(problems))
+
+    def _never_began(self, directory: RunDirectory, manifest: Manifest, own: Collection[str]) -> bool:
+        """A node was killed after it had prepared a sandbox and before there was a supervisor, which opens the output
+        before anything else: nothing has run, so it is no container, and its start can be repeated."""
+        mine = manifest.executor_id == self._executor_id and manifest.run_id not in own
+        began = directory.locked() or os.path.lexists(directory.output) or directory.ended() is not None
+        return mine and Kind(manifest.kind) is Kind.SANDBOX and not began
 
     def _listed(self, directory: RunDirectory, manifest: Manifest, own: Collection[str], until: float) -> Listed:
         kind = Kind(manifest.kind)
