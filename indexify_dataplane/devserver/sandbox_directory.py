@@ -15,6 +15,10 @@ ID_HEADERS = (b"x-tensorlake-sandbox-id", b"tensorlake-sandbox-id")
 PORT_HEADERS = (b"x-tensorlake-sandbox-port", b"tensorlake-sandbox-port")
 HOP_HEADERS = {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"}
 
+HOST_LINE = re.compile(rb"\r\nhost:[ \t]*([^\r\n]*)", re.IGNORECASE)
+HEAD_END = re.compile(rb"\n\r?\n")
+OWN_NAME = re.compile(rb"(?:localhost|127\.0\.0\.1)(?::[0-9]+)?")
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -105,3 +109,15 @@ def passed_on(headers: Headers, *, upgrade: bool) -> Headers:
         and (upgrade or name != b"upgrade")
     ]
     return [*kept, (b"Connection", b"Upgrade")] if upgrade else kept
+
+
+def with_one_host(head: bytes) -> bytes:
+    """The head of a WebSocket request without a leading Host field that is our own name, where a second one follows.
+
+    SDKs from 0.4.41 to at least 0.5.97 send both when they open a terminal over a proxy on this machine. Any other
+    request with two of them stays as it is and is refused.
+    """
+    hosts = list(HOST_LINE.finditer(head))
+    if len(hosts) != 2 or not OWN_NAME.fullmatch(hosts[0][1]) or b"\r\nupgrade: websocket\r\n" not in head.lower():
+        return head
+    return head[: hosts[0].start()] + head[hosts[0].end() :]

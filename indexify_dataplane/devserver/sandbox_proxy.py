@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .engine import Engine
-from .sandbox_directory import Directory, NoRoute, is_upgrade, passed_on, wanted
+from .sandbox_directory import HEAD_END, Directory, NoRoute, is_upgrade, passed_on, wanted, with_one_host
 
 log = Logger()
 
@@ -43,6 +43,7 @@ class Client(Protocol):
         self._tunnel = False
         self._last = False
         self._method = b""
+        self._head = b""
 
     def connectionMade(self) -> None:
         self._connections.add(self)
@@ -84,6 +85,14 @@ class Client(Protocol):
         if self._tunnel and self._upstream is not None:
             self._upstream.send_raw(data)
             return
+        if self._http.their_state is h11.IDLE and not self._http.trailing_data[0]:
+            # Nothing of this request was read yet: keep its head until it is whole.
+            self._head += data
+            end = HEAD_END.search(self._head)
+            if end is None and len(self._head) <= HEAD_BYTES:
+                return
+            size = end.end() if end else 0
+            data, self._head = with_one_host(self._head[:size]) + self._head[size:], b""
         self._http.receive_data(data)
         self._advance()
 

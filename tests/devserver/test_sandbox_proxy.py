@@ -9,11 +9,12 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from indexify_dataplane.devserver.sandbox_directory import NoRoute, wanted
+from indexify_dataplane.devserver.sandbox_directory import NoRoute, wanted, with_one_host
 from indexify_dataplane.devserver.sandbox_proxy import SandboxProxy
 
 from .peer import Peer, make_engine, started
@@ -45,6 +46,32 @@ class WantedTests(SynchronousTestCase):
         ):
             error = self.assertRaises(NoRoute, wanted, [(n.encode(), v.encode()) for n, v in headers.items()])
             self.assertEqual((error.status, error.code), (400, code), headers)
+
+
+class SecondHost(SynchronousTestCase):
+    """Terminals of released SDKs ask with our own name and then with the sandbox's."""
+
+    def head(self, *hosts: str, upgrade: str = "websocket") -> bytes:
+        lines = ["GET /ws HTTP/1.1", *(f"Host: {host}" for host in hosts), f"Upgrade: {upgrade}", "", ""]
+        return "\r\n".join(lines).encode()
+
+    def test_our_own_name_gives_way_in_a_websocket_request(self) -> None:
+        for own in ("localhost:9443", "127.0.0.1:9443", "localhost"):
+            self.assertEqual(with_one_host(self.head(own, "abc.local")), self.head("abc.local"))
+
+    def test_any_other_request_stays_as_it_is(self) -> None:
+        for head in (
+            self.head("abc.local"),
+            self.head("localhost"),
+            self.head("abc.local", "localhost"),
+            self.head("abc.local", "def.local"),
+            self.head("localhost.example.org", "abc.local"),
+            self.head("localhost", "abc.local", "def.local"),
+            self.head("localhost", "abc.local", upgrade="h2c"),
+            b"NONSENSE\r\n\r\n",
+            b"",
+        ):
+            self.assertEqual(with_one_host(head), head)
 
 
 class Raw(Protocol):
@@ -293,6 +320,39 @@ class ProxyTests(TestCase):
             await client.lost
 
         return Deferred.fromCoroutine(body())
+
+    def test_a_websocket_request_with_our_name_as_well_comes_in_any_pieces(self) -> Deferred[None]:
+        async def body() -> None:
+            server = RawServer()
+            sandbox = self.sandbox(self.listen(server))
+            client = await self.connect()
+            head = (
+                f"GET /ws HTTP/1.1\r\nHost: localhost:{self.port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                f"Host: {sandbox}.local\r\n\r\n"
+            ).encode()
+            served = await self.served(client)
+            for cut in range(0, len(head), 7):
+                served.dataReceived(head[cut : cut + 7])
+            request = await (await server.accepted()).until(b"\r\n\r\n")
+            self.assertEqual(request.lower().count(b"\r\nhost:"), 1)
+            self.assertIn(f"{sandbox}.local".encode(), request)
+            found, content = await self.ask(f"GET / HTTP/1.1\r\nHost: localhost\r\nHost: {sandbox}.local")
+            self.assertEqual((found, "BAD_REQUEST" in content), (400, True))
+            endless = await self.connect()
+            endless.transport.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000)
+            await endless.lost
+            self.assertTrue(endless.data.startswith(b"HTTP/1.1 431"), endless.data[:100])
+
+        return Deferred.fromCoroutine(body())
+
+    async def served(self, client: Raw) -> Any:
+        """The proxy's side of this connection, once it has accepted it."""
+        peer = client.transport.getHost().port  # type: ignore[union-attr]
+        while True:
+            for each in self.proxy._connections:
+                if each.transport.getPeer().port == peer:  # type: ignore[union-attr]
+                    return each
+            await deferLater(reactor, 0)
 
     def test_refusals(self) -> Deferred[None]:
         async def body() -> None:
