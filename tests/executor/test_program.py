@@ -1,0 +1,113 @@
+"""The installed program, a server in another process and real executors: requests as a user sees their ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.executor.support import NEW, OLD, code, environment
+from tests.system.harness import Site, until
+
+
+def form(**parts: bytes) -> tuple[bytes, str]:
+    """A multipart form and its content type."""
+    boundary = uuid.uuid4().hex
+    body = b"".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + data + b"\r\n"
+        for name, data in parts.items()
+    )
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+class Program:
+    """What is asked of the whole chain, with every release."""
+
+    release = OLD
+
+    def setUp(self: Any) -> None:
+        binaries = environment(self.release) / "bin"
+        self.site = Site()
+        self.addCleanup(self.site.close)
+        self.server = self.site.server()
+        config = self.site.config(
+            server_addr=f"http://127.0.0.1:{self.server.grpc_port}",
+            function_executor={
+                "fe_binary_path": str(binaries / "function-executor"),
+                "code_cache_path": str(self.site.path / "code"),
+            },
+        )
+        env = {"PATH": f"{binaries}:{os.environ['PATH']}"}
+        self.node = self.site.node(config, env=env).ready()
+        self.rest = self.server.rest
+        until("the node at the server", self.rest.executors)
+
+    def deploy(self: Any, entrypoint: str, *others: str, **options: Any) -> str:
+        resources = {"cpus": 1.0, "memory_mb": 512, "ephemeral_disk_mb": 64, "gpus": []}
+        functions = {
+            name: {
+                "name": name, "description": "", "secret_names": [], "initialization_timeout_sec": 30,
+                "timeout_sec": 30, "resources": resources, "parameters": [], "return_type": None,
+                "retry_policy": {"max_retries": 0, "initial_delay_sec": 0.1, "max_delay_sec": 1, "delay_multiplier": 1},
+                "placement_constraints": {"filter_expressions": []}, "max_concurrency": 1, **options,
+            }
+            for name in (entrypoint, *others)
+        }  # fmt: skip
+        manifest = {
+            "name": entrypoint, "namespace": "default", "description": "", "version": "1", "tags": {},
+            "functions": functions,
+            "entrypoint": {
+                "function_name": entrypoint, "input_serializer": "json", "inputs_base64": "",
+                "output_serializer": "json", "output_type_hints_base64": "",
+            },
+        }  # fmt: skip
+        body, content_type = form(
+            application=json.dumps(manifest).encode(), code=code(), code_content_type=b"application/zip"
+        )
+        path = "/v1/namespaces/default/applications"
+        self.rest.ask("POST", path, body, headers={"Content-Type": content_type})
+        return f"{path}/{entrypoint}"
+
+    def invoke(self: Any, application: str, value: object) -> str:
+        """The path of a new request."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        answer = self.rest.ask("POST", application, json.dumps(value).encode(), headers=headers)
+        return f"{application}/requests/{answer['request_id']}"
+
+    def finished(self: Any, request: str) -> dict[str, Any]:
+        return until(f"the end of {request}", lambda: (found := self.rest.get(request))["outcome"] and found)
+
+    def output(self: Any, request: str) -> Any:
+        found = self.finished(request)
+        self.assertEqual(found["outcome"], "success", f"{found}\n{self.node.tail()}")
+        return json.loads(self.rest.send("GET", f"{request}/output")[1])
+
+    def test_functions_that_call_each_other(self: Any) -> None:
+        application = self.deploy("fan_out", "double")
+        self.assertEqual(self.output(self.invoke(application, 5)), 20)
+        tail = self.deploy("tail", "double")
+        self.assertEqual(self.output(self.invoke(tail, 4)), 8)
+        uploads = [str(path) for path in Path(self.site.path).rglob(".*.upload")]
+        self.assertEqual(uploads, [])
+
+    def test_every_end_reaches_the_user_and_the_next_request_runs(self: Any) -> None:
+        application = self.deploy("misbehave", timeout_sec=2)
+        expected = {"raise": "function_error", "exit": "function_error", "sleep": "function_timeout"}
+        for how, reason in expected.items():
+            found = self.finished(self.invoke(application, how))
+            self.assertEqual(found["outcome"], {"failure": reason}, f"{how}: {found}\n{self.node.tail()}")
+            self.assertEqual(self.output(self.invoke(application, "fine")), "fine", how)
+        found = self.finished(self.invoke(application, "request error"))
+        self.assertEqual(found["request_error"]["message"], "not like this")
+
+
+class StateProtocol(Program, SynchronousTestCase):
+    release = OLD
+
+
+class EventLog(Program, SynchronousTestCase):
+    release = NEW
