@@ -25,6 +25,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 
+from indexify_dataplane.blobs.s3 import S3Settings
 from indexify_dataplane.blobs.stores import Blobs
 from indexify_dataplane.code_cache import CodeCache
 from indexify_dataplane.control.wire_values import read_function, read_payload, write_payload
@@ -208,11 +209,12 @@ class ExecutorTestCase(FolderTestCase):
     """Real executors of one release."""
 
     release = OLD
+    s3: S3Settings | None = None
 
     def setUp(self) -> None:
         super().setUp()
         self.bin = environment(self.release) / "bin"
-        self.blobs = Blobs(clock=self.clock, calls=self.pool, metrics=self.metrics)
+        self.blobs = Blobs(clock=self.clock, calls=self.pool, metrics=self.metrics, s3=self.s3)
         cache = CodeCache(
             clock=self.clock, calls=self.pool, blobs=self.blobs, metrics=self.metrics, root=f"{self.folder}/code"
         )
