@@ -16,12 +16,12 @@ import struct
 from . import forward
 from .body import BrokenChunks, RequestBody, frame, last_chunk
 from .exchange import Exchange
-from .head import CHUNKED, RequestHead, check_beginning, parse_request
+from .head import CHUNKED, MEMO, RequestHead, check_beginning, parse_request
 from .replies import HeadRefused, Reply, bad_request
 from .response import ResponseHead
 from .routes import DAEMON_PORT
 from .routing import Preflight, Route
-from .shared import HIGH_WATER, LOW_WATER, NEVER, Shared
+from .shared import NEVER, Shared, prepare
 from .upstream import NO_TRAILERS
 
 HEAD, BODY, WAIT, PIPE, LINGER = range(5)
@@ -38,11 +38,6 @@ _KEEP_LINE = b"Connection: keep-alive\r\n"
 
 class Http1Client(asyncio.Protocol):
     """``deadline`` is looked at by the edge's sweep, which then calls ``expired``."""
-
-    __slots__ = (
-        "_body", "_buffer", "_close", "_complete", "_exchange", "_fresh", "_half_closed", "_head", "_held", "_peer",
-        "_raw_body", "_rechunked", "_responding", "_shared", "_state", "deadline", "transport", "writing_paused",
-    )  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -62,6 +57,8 @@ class Http1Client(asyncio.Protocol):
         self._rechunked = False
         self._raw_body = False
         self._peer = b""
+        self._last_raw = b""
+        self._last: RequestHead | None = None
         self.deadline = NEVER
         self.writing_paused = False
 
@@ -70,7 +67,7 @@ class Http1Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        prepare(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]).encode() if peer else b"unknown"
@@ -147,7 +144,13 @@ class Http1Client(asyncio.Protocol):
                 return
             end += 4
             whole = end == len(data)
-            head = parse_request(data if whole else data[:end])
+            raw = data if whole else data[:end]
+            if raw == self._last_raw and self._last is not None:
+                head = self._last
+            else:
+                head = parse_request(raw)
+                if end <= MEMO:
+                    self._last_raw, self._last = raw, head
         except HeadRefused as refused:
             if self._fresh and data.startswith(PREFACE[:18]):
                 self._preface(data)
@@ -194,7 +197,7 @@ class Http1Client(asyncio.Protocol):
         if isinstance(route, Route):
             self.deadline = NEVER
             exchange = self._exchange = Exchange(self._shared, self, head, route, self._peer)
-            exchange.start(payload, self._complete, self._trailers())
+            exchange.start(payload, self._complete, self._body.trailers if self._body else NO_TRAILERS)
         elif isinstance(route, Preflight):
             self._answer_self(forward.preflight(route.origin, self._close or not self._complete))
         else:
@@ -217,9 +220,6 @@ class Http1Client(asyncio.Protocol):
                 self.transport.pause_reading()
         return payload
 
-    def _trailers(self) -> list[bytes]:
-        return self._body.trailers if self._body is not None else NO_TRAILERS
-
     def _receive_body(self, data: bytes) -> None:
         exchange = self._exchange
         try:
@@ -232,7 +232,7 @@ class Http1Client(asyncio.Protocol):
                 self._malformed(bad_request(f"The body cannot be read: {error}").reply)
             return
         if exchange is not None and (payload or self._complete):
-            exchange.body(payload, self._complete, self._trailers())
+            exchange.body(payload, self._complete, self._body.trailers if self._body else NO_TRAILERS)
 
     def _malformed(self, reply: Reply) -> None:
         self._shared.telemetry.malformed(reply, self._peer.decode())
@@ -298,7 +298,7 @@ class Http1Client(asyncio.Protocol):
         early, self._buffer = self._buffer, b""
         if early and self._exchange is not None:
             self._exchange.pipe_to_container(early)
-        self._head = self._body = None
+        self._head = self._body = self._last = None
         self._resume()
 
     def pipe(self, data: bytes) -> None:

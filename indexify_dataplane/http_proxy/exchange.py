@@ -12,7 +12,6 @@ before it is used, because a 502 makes clients repeat a command that may have ru
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -38,18 +37,22 @@ if TYPE_CHECKING:
 log = Logger(namespace="indexify_dataplane.http_proxy")
 
 
-class Stage(Enum):
-    CONNECTING = auto()
-    RUNNING = auto()
-    PIPING = auto()
-    OVER = auto()
+# Where an exchange is; numbers, because an enumeration's members cost a lookup each.
+CONNECTING, RUNNING, PIPING, OVER = range(4)
 
 
 class Exchange:
-    __slots__ = (
-        "_body_sent", "_complete", "_opening", "_peer", "_requester", "_retried", "_reused", "_shared", "_stage",
-        "_started", "_status", "_upstream", "_waiting", "_waiting_trailers", "head", "reset_code", "route",
-    )  # fmt: skip
+    _upstream: Upstream | None = None
+    _opening: Deferred[None] | None = None
+    _waiting: list[bytes] | tuple[()] = ()
+    _waiting_trailers: list[bytes] | tuple[()] = ()
+    _complete = False
+    _body_sent = False
+    _reused = False
+    _retried = False
+    _status = 0
+    _stage = CONNECTING
+    reset_code: int | None = None
 
     def __init__(self, shared: Shared, requester: Requester, head: RequestHead, route: Route, peer: bytes) -> None:
         self._shared = shared
@@ -57,18 +60,7 @@ class Exchange:
         self._peer = peer
         self.head = head
         self.route = route
-        self._upstream: Upstream | None = None
-        self._opening: Deferred[None] | None = None
-        self._waiting: list[bytes] = []
-        self._waiting_trailers: list[bytes] = []
-        self._complete = False
-        self._body_sent = False
-        self._reused = False
-        self._retried = False
-        self._status = 0
-        self.reset_code: int | None = None
-        self._stage = Stage.CONNECTING
-        self._started = 0.0
+        self._started = shared.telemetry.seconds()
 
     # -- from the client's side
 
@@ -76,8 +68,6 @@ class Exchange:
         """Send the request with what is there of its body; ``complete`` when that is all of it."""
         shared, route, head = self._shared, self.route, self.head
         shared.telemetry.active_requests += 1
-        shared.exchanges.add(self)
-        self._started = shared.telemetry.seconds()
         self._complete = complete
         upstream = None if head.grpc else shared.pool.take((route.target.container_id, route.port))
         if isinstance(upstream, Http1Upstream):
@@ -86,7 +76,7 @@ class Exchange:
                 self._use(upstream, body, trailers)
                 return
             upstream.close()
-        self._waiting.append(body)
+        self._waiting = [body]
         self._waiting_trailers = trailers
         self._connect()
 
@@ -94,7 +84,7 @@ class Exchange:
         """More of the request's body."""
         self._complete = complete
         if self._upstream is None:
-            self._waiting.append(payload)
+            self._waiting = [*self._waiting, payload]
             self._waiting_trailers = trailers
             return
         self._await_request()
@@ -116,9 +106,9 @@ class Exchange:
 
     def abandon(self) -> None:
         """The client is gone, or what it sends cannot be relied on: the container's side is dropped."""
-        if self._stage is Stage.OVER:
+        if self._stage is OVER:
             return
-        piping = self._stage is Stage.PIPING
+        piping = self._stage is PIPING
         upstream = self._let_go()
         if upstream is not None:
             if piping:
@@ -134,9 +124,9 @@ class Exchange:
 
     def expired(self) -> None:
         """The deadline that was set on the client's side has passed."""
-        if self._stage is Stage.CONNECTING:
+        if self._stage is CONNECTING:
             self._fail(replies.CONNECTION_TIMEOUT, "no connection in time")
-        elif self._stage is Stage.PIPING:
+        elif self._stage is PIPING:
             self._requester.cut()
             self.abandon()
         elif self._upstream is not None and self._upstream.paused_writing:
@@ -149,14 +139,14 @@ class Exchange:
 
     # -- from the container's side
 
-    def request_lines(self, address: str) -> list[bytes]:
+    def request_lines(self, address: bytes) -> list[bytes]:
         """The fields of the request as they go to the container."""
         target = self.route.target
         token = target.token.encode() if target.token is not None and self.route.port == DAEMON_PORT else None
         return forward.request_lines(
             self.head,
             peer=self._peer,
-            address=address.encode(),
+            address=address,
             token=token,
             strip_credentials=self._shared.settings.strip_credentials,
         )
@@ -178,7 +168,7 @@ class Exchange:
 
     def switched(self, head: ResponseHead, data: bytes) -> None:
         self._status = head.status
-        self._stage = Stage.PIPING
+        self._stage = PIPING
         self._shared.telemetry.active_upgrades += 1
         self._touch()
         self._requester.switch(head, data)
@@ -211,7 +201,7 @@ class Exchange:
         repeatable = self.head.method in IDEMPOTENT and not self.head.length and self.head.upgrade is None
         if silent and self._reused and not self._retried and repeatable:
             self._retried, self._reused = True, False
-            self._stage = Stage.CONNECTING
+            self._stage = CONNECTING
             self._connect()
             return
         self._fail(replies.CONNECTION_CLOSED, str(error) if error else "closed by the container", upstream.address)
@@ -255,8 +245,8 @@ class Exchange:
         else:
             assert upstream is not None
             self._opening = None
-            body, self._waiting = b"".join(self._waiting), []
-            self._use(upstream, body, self._waiting_trailers)
+            body, self._waiting = b"".join(self._waiting), ()
+            self._use(upstream, body, [*self._waiting_trailers])
             if not self._complete and not upstream.paused_writing:
                 self._requester.go_on_with_request()
 
@@ -277,12 +267,13 @@ class Exchange:
 
     def _use(self, upstream: Upstream, body: bytes, trailers: list[bytes]) -> None:
         self._upstream = upstream
-        self._stage = Stage.RUNNING
-        self._body_sent = bool(body)
+        self._stage = RUNNING
+        self._body_sent = body != b""
         if Logger.threshold >= DEBUG:
             with self._span():
                 log.debug("Routing request to container", container_addr=upstream.address)
-        self._await_request()
+        if not self._complete or not self._reused:
+            self._await_request()
         upstream.request(self, body, self._complete, trailers)
         if self._requester.writing_paused:
             upstream.pause_response()
@@ -298,7 +289,7 @@ class Exchange:
         self._requester.exchange_ended()
 
     def _fail(self, reply: Reply, error: str, address: str = "") -> None:
-        if self._stage is Stage.OVER:
+        if self._stage is OVER:
             return
         if self._upstream is not None:
             address = self._upstream.address
@@ -324,10 +315,9 @@ class Exchange:
     def _let_go(self) -> Upstream | None:
         telemetry = self._shared.telemetry
         telemetry.active_requests -= 1
-        if self._stage is Stage.PIPING:
+        if self._stage is PIPING:
             telemetry.active_upgrades -= 1
-        self._stage = Stage.OVER
-        self._shared.exchanges.discard(self)
+        self._stage = OVER
         upstream, self._upstream = self._upstream, None
         opening, self._opening = self._opening, None
         if opening is not None:

@@ -34,6 +34,8 @@ def cors(origin: bytes) -> list[bytes]:
 
 def forwarded_lines(head: RequestHead, peer: bytes) -> list[bytes]:
     """X-Forwarded-For, -Proto and -Host, each only where the request has none."""
+    if not head.forwarded and head.host:
+        return [b"X-Forwarded-For: " + peer, b"X-Forwarded-Proto: http", b"X-Forwarded-Host: " + head.host]
     lines = []
     if not head.forwarded & 1:
         lines.append(b"X-Forwarded-For: " + peer)

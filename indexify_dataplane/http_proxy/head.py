@@ -1,14 +1,13 @@
 """HTTP/1.1 heads: parsed strictly, sorted into what goes on and what concerns this hop alone. No I/O.
 
-httptools splits the fields and refuses bare line feeds, folded lines, white space before a colon, control characters,
-and contradicting lengths. It is lenient about the first line (several spaces, other protocols, HTTP/0.9), so that is
-matched here, and everything about the meaning of fields is decided here.
+httptools goes over the fields and refuses bare line feeds, folded lines, white space before a colon, control
+characters, and contradicting lengths. It is lenient about the first line (several spaces, other protocols, HTTP/0.9),
+so that is matched here, and everything about the meaning of fields is decided here.
 """
 
 from __future__ import annotations
 
 import re
-from enum import IntEnum, auto
 
 import httptools
 
@@ -20,6 +19,9 @@ MAX_HEAD = 64 * 1024
 
 MAX_TARGET = 16 * 1024
 MAX_FIELDS = 256
+
+MEMO = 2048
+"""Bytes up to which a connection remembers its last head as parsed: who polls says the same over and over."""
 
 CHUNKED = -1
 """Length of a body in chunks."""
@@ -35,30 +37,31 @@ _VERSIONED = re.compile(rb"[^ ]+ [^ ]+ HTTP/(\d)\.(\d)\r\n")
 _ABSOLUTE = re.compile(rb"http://([^/?#]+)((?:[/?].*)?)", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+;=:\[\]]*")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_ENCODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
-class Field(IntEnum):
-    """Fields that mean something to this hop."""
+class Field:
+    """Fields that mean something to this hop. Plain numbers: an enumeration's members cost a lookup each."""
 
-    HOST = auto()
-    SANDBOX_ID = auto()
-    SANDBOX_PORT = auto()
-    CONNECTION = auto()
-    LENGTH = auto()
-    ENCODING = auto()
-    TYPE = auto()
-    UPGRADE = auto()
-    EXPECT = auto()
-    TE = auto()
-    FORWARDED_FOR = auto()
-    FORWARDED_PROTO = auto()
-    FORWARDED_HOST = auto()
-    ORIGIN = auto()
-    PREFLIGHT = auto()
-    CREDENTIAL = auto()
-    SECRET = auto()
-    DROP = auto()
+    HOST = 1
+    SANDBOX_ID = 2
+    SANDBOX_PORT = 3
+    CONNECTION = 4
+    LENGTH = 5
+    ENCODING = 6
+    TYPE = 7
+    UPGRADE = 8
+    EXPECT = 9
+    TE = 10
+    FORWARDED_FOR = 11
+    FORWARDED_PROTO = 12
+    FORWARDED_HOST = 13
+    ORIGIN = 14
+    PREFLIGHT = 15
+    CREDENTIAL = 16
+    SECRET = 17
+    DROP = 18
 
 
 _REQUEST_FIELDS = {
@@ -91,70 +94,78 @@ _REQUEST_FIELDS = {
     b"http2-settings": Field.DROP,
 }
 
+_HOST_FIELD, _ID_FIELD = Field.HOST, Field.SANDBOX_ID
 _NEVER_TRAILERS = frozenset(_REQUEST_FIELDS) | {b"trailer", b"content-encoding", b"content-range", b"cookie"}
 _NEVER_NAMED = frozenset({b"host", b"content-length"})
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 
 
+class Nobody:
+    """For httptools, which splits a head fast but calls back for every field slowly: it only checks."""
+
+
+NOBODY = Nobody()
+
+
 class RequestHead:
     """One request's head. ``lines`` are the fields that go on, as ``Name: value`` in their order."""
 
-    __slots__ = (
-        "connection", "credentials", "encodings", "expects_continue", "expects_other", "forwarded", "grpc", "host",
-        "hosts", "id_conflict", "keep_alive", "length", "lines", "method", "minor", "origin", "port_conflict",
-        "preflight", "sandbox_id", "sandbox_port", "secret", "target", "te_trailers", "upgrade",
-    )  # fmt: skip
+    # Defaults live in the class: setting them all costs as much as parsing a head.
+    credentials: list[bytes] | tuple[()] = ()
+    host: bytes | None = None
+    hosts = 0
+    length: int = 0
+    encodings: bytes | None = None
+    connection: bytes | None = None
+    upgrade: bytes | None = None
+    expects_continue = False
+    expects_other = False
+    te_trailers = False
+    grpc = False
+    forwarded = 0
+    origin: bytes | None = None
+    preflight = False
+    secret: bytes | None = None
+    sandbox_id: bytes | None = None
+    id_conflict = False
+    sandbox_port: bytes | None = None
+    port_conflict = False
 
     def __init__(self, method: bytes, target: bytes, minor: int) -> None:
         self.method = method
         self.target = target
         self.minor = minor
-        self.lines: list[bytes] = []
-        self.credentials: list[bytes] = []
-        self.host: bytes | None = None
-        self.hosts = 0
-        self.length: int = 0
-        self.encodings: bytes | None = None
-        self.connection: bytes | None = None
         self.keep_alive = minor == 1
-        self.upgrade: bytes | None = None
-        self.expects_continue = False
-        self.expects_other = False
-        self.te_trailers = False
-        self.grpc = False
-        self.forwarded = 0
-        self.origin: bytes | None = None
-        self.preflight = False
-        self.secret: bytes | None = None
-        self.sandbox_id: bytes | None = None
-        self.id_conflict = False
-        self.sandbox_port: bytes | None = None
-        self.port_conflict = False
+        self.lines: list[bytes] = []
 
     @property
     def path(self) -> str:
         """For logs: without the query, which may hold secrets."""
-        return self.target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        return self.target.partition(b"?")[0].decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One field that was read by somebody else: HTTP/2, or twisted.web."""
         field = _REQUEST_FIELDS.get(name.lower())
-        if value[-1:] in b" \t":
-            value = value.rstrip(b" \t")
         if field is None:
             self.lines.append(name + b": " + value)
-        elif field is Field.HOST:
+        else:
+            self.special(field, name, value.strip(b" \t"))
+
+    def special(self, field: int, name: bytes, value: bytes) -> None:
+        """A field that means something here, its value without white space around it."""
+        if field == _HOST_FIELD:
             self.hosts += 1
             self.host = value
             self.lines.append(b"Host: " + value)
-        elif field is Field.SANDBOX_ID:
+        elif field == _ID_FIELD:
             if self.sandbox_id is not None and self.sandbox_id != value:
                 self.id_conflict = True
             self.sandbox_id = value
         else:
             self._special(field, name, value)
 
-    def _special(self, field: Field, name: bytes, value: bytes) -> None:
+    def _special(self, field: int, name: bytes, value: bytes) -> None:
         match field:
             case Field.SANDBOX_PORT:
                 if self.sandbox_port is not None and self.sandbox_port != value:
@@ -179,7 +190,7 @@ class RequestHead:
             case Field.TE:
                 self.te_trailers = self.te_trailers or b"trailers" in value.lower()
             case Field.CREDENTIAL:
-                self.credentials.append(name + b": " + value)
+                self.credentials = [*self.credentials, name + b": " + value]
             case Field.SECRET:
                 self.secret = value
             case Field.DROP:
@@ -188,7 +199,7 @@ class RequestHead:
                 self._noted(field, value)
                 self.lines.append(name + b": " + value)
 
-    def _noted(self, field: Field, value: bytes) -> None:
+    def _noted(self, field: int, value: bytes) -> None:
         match field:
             case Field.TYPE:
                 kind = value.lower()
@@ -239,7 +250,7 @@ class RequestHead:
             raise bad_request("HTTP/1.0 has no Transfer-Encoding")
         if self.encodings != b"chunked":
             codings = [coding.strip(b" \t") for coding in self.encodings.split(b",")]
-            if all(re.fullmatch(rb"[a-z0-9-]+", coding) for coding in codings) and codings.count(b"chunked") < 2:
+            if all(re.fullmatch(rb"[a-z0-9-]+", coding) for coding in codings) and b"chunked" not in codings[:-1]:
                 raise HeadRefused(501, "NOT_IMPLEMENTED", "chunked is the only transfer coding that is understood")
             raise bad_request("The Transfer-Encoding field cannot be read")
         if self.length or any(line.startswith(b"Content-Length:") for line in self.lines):
@@ -259,7 +270,7 @@ class RequestHead:
             if tokens & _NEVER_NAMED:
                 raise bad_request("The Connection field names a field that belongs to the request")
             self.lines = without(self.lines, tokens)
-            self.credentials = without(self.credentials, tokens)
+            self.credentials = without([*self.credentials], tokens)
 
 
 def without(lines: list[bytes], names: set[bytes] | frozenset[bytes]) -> list[bytes]:
@@ -279,22 +290,34 @@ def parse_request(head: bytes) -> RequestHead:
         raise too_large()
     if method in (b"CONNECT", b"TRACE"):
         raise HeadRefused(501, "NOT_IMPLEMENTED", f"{method.decode()} is not supported")
-    parsed = RequestHead(method, target, 1 if minor == b"1" else 0)
     # Its list of methods is closed, and a method means nothing to it beyond CONNECT; ours is checked already.
     feed = head if method in _COMMON else b"POST / HTTP/1.%b\r\n%b" % (minor, head[first.end() :])
     try:
-        httptools.HttpRequestParser(parsed).feed_data(feed)
+        httptools.HttpRequestParser(NOBODY).feed_data(feed)
     except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
         # HttpParserUpgrade says that the head is complete and asks for an upgrade.
         if not isinstance(error, httptools.HttpParserUpgrade):
-            raise _unreadable(parsed, error) from error
+            raise _unreadable(head, error) from error
+    parsed = RequestHead(method, target, 1 if minor == b"1" else 0)
+    plain, special = parsed.lines, parsed.special
+    for line in head[first.end() : -4].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        field = _REQUEST_FIELDS.get(name.lower())
+        if field is None:
+            if line:
+                plain.append(line)
+        else:
+            special(field, name, value.strip(b" \t"))
     parsed.check()
     return parsed
 
 
-def _unreadable(parsed: RequestHead, error: Exception) -> HeadRefused:
-    if parsed.encodings is not None and "Transfer-Encoding" in str(error) and "Content-Length" not in str(error):
-        parsed.check_encoding()
+def _unreadable(head: bytes, error: Exception) -> HeadRefused:
+    codings = _ENCODING.findall(head)
+    if codings and "Transfer-Encoding" in str(error) and "Content-Length" not in str(error):
+        told = RequestHead(b"POST", b"/", 0 if head.startswith(b"HTTP/1.0\r", head.index(b"HTTP/")) else 1)
+        told.encodings = b",".join(codings).lower()
+        told.check_encoding()
     return bad_request(f"The head cannot be read: {error}")
 
 

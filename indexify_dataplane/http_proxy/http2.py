@@ -19,7 +19,7 @@ import h2.settings
 from hyperframe.frame import GoAwayFrame
 
 from .head import MAX_HEAD, parse_trailer
-from .shared import HIGH_WATER, LOW_WATER, Shared
+from .shared import HIGH_WATER, LOW_WATER, Shared, prepare
 
 MAX_STREAMS = 2048
 """Streams that one client may have open at a time."""
@@ -170,7 +170,7 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER * 4, LOW_WATER * 4)
+        prepare(transport)
         codes, client = h2.settings.SettingCodes, bool(self._h2.config.client_side)
         ours: dict[Any, int] = {codes.INITIAL_WINDOW_SIZE: STREAM_WINDOW, codes.MAX_HEADER_LIST_SIZE: MAX_HEAD}
         ours |= {codes.ENABLE_PUSH: 0} if client else {codes.MAX_CONCURRENT_STREAMS: MAX_STREAMS}

@@ -264,7 +264,7 @@ class Http2Call(Http2Stream):
         head = exchange.head
         fields = [(b":method", head.method), (b":scheme", b"http"), (b":path", head.target)]
         fields.append((b":authority", head.host or self.address.encode()))
-        fields += pairs(without(exchange.request_lines(self.address), _NOT_IN_HTTP2))
+        fields += pairs(without(exchange.request_lines(self.address.encode()), _NOT_IN_HTTP2))
         if head.grpc or head.te_trailers:
             fields.append((b"te", b"trailers"))
         alone = complete and not body and not trailers

@@ -82,8 +82,8 @@ class SandboxResource(Resource):
 
     def close(self) -> None:
         """Cut what is under way and close the connections to containers."""
-        for exchange in list(self._shared.exchanges):
-            exchange.stop()
+        for rendered in list(self._shared.connections):
+            rendered.stop()
         self._shared.pool.close()
 
 
@@ -126,6 +126,7 @@ class _Rendered:
 
     def start(self, head: RequestHead, route: Route) -> None:
         self._origin = head.origin if route.port == DAEMON_PORT else None
+        self._shared.connections.add(self)
         exchange = self._exchange = Exchange(self._shared, self, head, route, _peer(self._request))
         self._left = head.length
         self._request.registerProducer(self, True)
@@ -245,8 +246,14 @@ class _Rendered:
     def stopProducing(self) -> None:
         """The client has gone; ``_finished`` hears of it too."""
 
+    def stop(self) -> None:
+        """The proxy itself ends."""
+        if self._exchange is not None:
+            self._exchange.stop()
+
     def _finished(self, _: object) -> None:
         self._gone = True
+        self._shared.connections.discard(self)
         exchange, self._exchange = self._exchange, None
         self.limit(NEVER)
         if exchange is not None:

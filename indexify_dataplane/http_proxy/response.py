@@ -6,7 +6,7 @@ import re
 
 import httptools
 
-from .head import CHUNKED, UNTIL_CLOSE, Field, without
+from .head import CHUNKED, NOBODY, UNTIL_CLOSE, Field, without
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 
@@ -22,38 +22,44 @@ _RESPONSE_FIELDS = {
 }
 
 
+_LENGTH, _CONNECTION, _ENCODING, _UPGRADE = Field.LENGTH, Field.CONNECTION, Field.ENCODING, Field.UPGRADE
+
+
 class ResponseHead:
     """One response's head; ``length`` is what its fields say, before method and status are considered."""
 
-    __slots__ = ("connection", "encodings", "keep_alive", "length", "lines", "minor", "reason", "status", "upgrade")
+    length: int = UNTIL_CLOSE
+    connection: bytes | None = None
+    encodings: bytes | None = None
+    upgrade: bytes | None = None
 
     def __init__(self, status: int, reason: bytes, minor: int) -> None:
         self.status = status
         self.reason = reason
         self.minor = minor
-        self.lines: list[bytes] = []
-        self.length: int = UNTIL_CLOSE
         self.keep_alive = minor == 1
-        self.connection: bytes | None = None
-        self.encodings: bytes | None = None
-        self.upgrade: bytes | None = None
+        self.lines: list[bytes] = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One field that was read by somebody else."""
         field = _RESPONSE_FIELDS.get(name.lower())
-        if value[-1:] in b" \t":
-            value = value.rstrip(b" \t")
         if field is None:
             self.lines.append(name + b": " + value)
-        elif field is Field.LENGTH:
+        else:
+            self.special(field, value)
+
+    def special(self, field: int, value: bytes) -> None:
+        """A field that means something here, its value without white space around it."""
+        if field == _LENGTH:
             self.length = int(value)
             self.lines.append(b"Content-Length: " + value)
-        elif field is Field.CONNECTION:
+        elif field == _CONNECTION:
             value = value.lower()
             self.connection = value if self.connection is None else self.connection + b"," + value
-        elif field is Field.ENCODING:
+        elif field == _ENCODING:
             value = value.lower()
             self.encodings = value if self.encodings is None else self.encodings + b"," + value
-        elif field is Field.UPGRADE:
+        elif field == _UPGRADE:
             self.upgrade = value
 
     def body_length(self, method: bytes) -> int:
@@ -71,7 +77,7 @@ class ResponseHead:
                 self.lines = without(self.lines, {b"content-length"})
                 self.keep_alive = False
             self.length = CHUNKED
-        if self.connection is not None:
+        if self.connection is not None and (self.connection != b"keep-alive" or not self.minor):
             tokens = {token.strip(b" \t") for token in self.connection.split(b",")}
             keep = b"close" not in tokens and (self.minor == 1 or b"keep-alive" in tokens)
             self.keep_alive = keep and (self.keep_alive or self.minor == 0)
@@ -84,29 +90,50 @@ class ResponseHead:
 
 def parse_response(head: bytes) -> ResponseHead:
     """``head`` ends with its empty line. Raises ValueError with what is wrong."""
-    first = _STATUS_LINE.match(head)
-    if first is None:
-        raise ValueError("the status line cannot be read")
-    minor, status, reason = first.groups()
-    parsed = ResponseHead(int(status), reason or b"", 1 if minor == b"1" else 0)
+    end = head.index(b"\r\n") + 2
+    line = head[:end]
+    known = _KNOWN.get(line) or _status(line)
+    parsed = ResponseHead(*known)
     try:
-        httptools.HttpResponseParser(parsed).feed_data(head)
+        httptools.HttpResponseParser(NOBODY).feed_data(head)
     except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
         # HttpParserUpgrade says that the head is complete and agrees to an upgrade.
         if not isinstance(error, httptools.HttpParserUpgrade):
             if "Transfer-Encoding" not in str(error):
                 raise ValueError(f"the head cannot be read: {error}") from error
-            parsed = _with_both_lengths(head, parsed)
+            _check_with_both_lengths(head)
+    plain, special = parsed.lines, parsed.special
+    for line in head[end:-4].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        field = _RESPONSE_FIELDS.get(name.lower())
+        if field is None:
+            if line:
+                plain.append(line)
+        else:
+            special(field, value.strip(b" \t"))
     parsed.finish()
     return parsed
 
 
-def _with_both_lengths(head: bytes, before: ResponseHead) -> ResponseHead:
-    parsed = ResponseHead(before.status, before.reason, before.minor)
-    parser = httptools.HttpResponseParser(parsed)
+_KNOWN: dict[bytes, tuple[int, bytes, int]] = {}
+"""Status lines seen before; containers use few, and at most 256 are kept."""
+
+
+def _status(line: bytes) -> tuple[int, bytes, int]:
+    first = _STATUS_LINE.fullmatch(line)
+    if first is None:
+        raise ValueError("the status line cannot be read")
+    minor, status, reason = first.groups()
+    told = (int(status), reason or b"", 1 if minor == b"1" else 0)
+    if len(_KNOWN) < 256:
+        _KNOWN[line] = told
+    return told
+
+
+def _check_with_both_lengths(head: bytes) -> None:
+    parser = httptools.HttpResponseParser(NOBODY)
     parser.set_dangerous_leniencies(lenient_chunked_length=True)
     try:
         parser.feed_data(head)
     except httptools.HttpParserError as error:
         raise ValueError(f"the head cannot be read: {error}") from error
-    return parsed

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from . import forward
 from .body import BrokenChunks, ChunkedDecoder, frame, last_chunk
-from .head import CHUNKED, MAX_HEAD, UNTIL_CLOSE
+from .head import CHUNKED, MAX_HEAD, MEMO, UNTIL_CLOSE
 from .response import ResponseHead, parse_response
 from .routes import Timeouts
-from .shared import HIGH_WATER, LOW_WATER, Shared
+from .shared import Shared, prepare
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -41,8 +41,8 @@ class Http1Upstream(asyncio.Protocol):
     """``key`` is container and port; ``address`` what is told of it in logs."""
 
     __slots__ = (
-        "_abandoned", "_buffer", "_decoder", "_exchange", "_interim", "_keep", "_left", "_shared", "_state",
-        "address", "idle_since", "key", "paused_writing", "transport",
+        "_abandoned", "_address", "_buffer", "_decoder", "_exchange", "_interim", "_keep", "_last", "_last_raw",
+        "_left", "_shared", "_state", "address", "idle_since", "key", "paused_writing", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -52,6 +52,8 @@ class Http1Upstream(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._state = IDLE
         self._buffer = b""
+        self._last_raw = b""
+        self._last: ResponseHead | None = None
         self._left = 0
         self._decoder: ChunkedDecoder | None = None
         self._keep = True
@@ -61,6 +63,7 @@ class Http1Upstream(asyncio.Protocol):
         self.idle_since = 0.0
         self.key = key
         self.address = address
+        self._address = address.encode()
 
     # -- what the exchange asks for
 
@@ -70,7 +73,7 @@ class Http1Upstream(asyncio.Protocol):
         self._state = HEAD
         self._interim = False
         head = exchange.head
-        data = forward.request_head(head, exchange.request_lines(self.address))
+        data = forward.request_head(head, exchange.request_lines(self._address))
         if head.length:
             data += self._framed(body, complete, trailers)
         self.transport.write(data)
@@ -144,7 +147,7 @@ class Http1Upstream(asyncio.Protocol):
         if self._abandoned:
             transport.abort()
             return
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        prepare(transport)
         keep_alive(transport, self._shared.settings.upstream)
 
     def data_received(self, data: bytes) -> None:
@@ -173,11 +176,17 @@ class Http1Upstream(asyncio.Protocol):
                 self._buffer = data
                 return
             end += 4
-            try:
-                head = parse_response(data if end == len(data) else data[:end])
-            except ValueError as error:
-                exchange.upstream_broken(self, str(error))
-                return
+            raw = data if end == len(data) else data[:end]
+            if raw == self._last_raw and self._last is not None:
+                head = self._last
+            else:
+                try:
+                    head = parse_response(raw)
+                except ValueError as error:
+                    exchange.upstream_broken(self, str(error))
+                    return
+                if end <= MEMO:
+                    self._last_raw, self._last = raw, head
             data = data[end:]
             if head.status >= 200:
                 break

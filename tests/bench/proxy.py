@@ -1,7 +1,7 @@
 """The proxy against nginx: requests a second and p99 on 32 keep-alive connections, memory of 1 GiB bodies and of
 2,000 idle WebSockets.
 
-    .venv/bin/python -m tests.bench.proxy [--seconds 3] [--rounds 5] [--only speed|bodies|sockets]
+    .venv/bin/python -m tests.bench.proxy [--seconds 3] [--rounds 5] [--varied] [--only speed|bodies|sockets]
 
 Both proxies are one process with a request log, in front of one nginx that answers 200 bytes; rounds are interleaved
 (ours, nginx, nginx, ours). ``wrk`` drives them. Ends with 1 when a limit of ``LIMITS`` is missed.
@@ -111,11 +111,16 @@ def resident(pid: int) -> int:
     return int(match[1]) * 1024
 
 
-def load(port: int, seconds: int) -> tuple[float, float]:
+VARIED = """local n = 0
+request = function() n = n + 1; return wrk.format("GET", "/api/v1/processes/" .. n) end
+"""
+
+
+def load(port: int, seconds: int, *options: str) -> tuple[float, float]:
     """Requests a second and p99 in milliseconds."""
     told = subprocess.run(
         ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-H", "Tensorlake-Sandbox-Id: sb-bench",
-         f"http://127.0.0.1:{port}/api/v1/health"],
+         *options, f"http://127.0.0.1:{port}/api/v1/health"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     if "Non-2xx" in told or "Socket errors" in told:
@@ -126,7 +131,11 @@ def load(port: int, seconds: int) -> tuple[float, float]:
     return float(rate[1]), float(slow[1]) * {"us": 0.001, "ms": 1, "s": 1000}[slow[2]]
 
 
-def speed(directory: Path, seconds: int, rounds: int) -> dict[str, float]:
+def speed(directory: Path, seconds: int, rounds: int, varied: bool) -> dict[str, float]:
+    """``varied``: every request has another path, so that no connection sees the same head twice."""
+    script = directory / "varied.lua"
+    script.write_text(VARIED)
+    options = ("-s", str(script)) if varied else ()
     up, peer = free_port(), free_port()
     with contextlib.ExitStack() as stack:
         stack.enter_context(
@@ -140,7 +149,7 @@ def speed(directory: Path, seconds: int, rounds: int) -> dict[str, float]:
         pairs = []
         for number in range(rounds):
             first, second = (ours, peer) if number % 2 == 0 else (peer, ours)
-            by_port = {first: load(first, seconds), second: load(second, seconds)}
+            by_port = {first: load(first, seconds, *options), second: load(second, seconds, *options)}
             pairs.append((by_port[ours], by_port[peer]))
             (rate, slow), (peer_rate, peer_slow) = pairs[-1]
             told = f"ours {rate:8.0f}/s p99 {slow:6.2f} ms   nginx {peer_rate:8.0f}/s p99 {peer_slow:6.2f} ms"
@@ -247,12 +256,13 @@ def main() -> int:
     options.add_argument("--seconds", type=int, default=3)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--only", choices=("speed", "bodies", "sockets"))
+    options.add_argument("--varied", action="store_true", help="another path for every request")
     chosen = options.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="bench-proxy-"))
     figures: dict[str, float] = {}
     try:
         if chosen.only in (None, "speed"):
-            figures |= speed(directory, chosen.seconds, chosen.rounds)
+            figures |= speed(directory, chosen.seconds, chosen.rounds, chosen.varied)
         if chosen.only in (None, "bodies"):
             figures |= asyncio.run(bodies(directory))
         if chosen.only in (None, "sockets"):

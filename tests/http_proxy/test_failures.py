@@ -166,8 +166,8 @@ class Failures(EdgeCase):
         client = await self.connect()
         client.send(b"GET / HTTP/1.0\r\n" + ID + b"\r\n")
         await client.reader.readuntil(b"abc")
-        for connection in list(self.edge._shared.exchanges):
-            connection.upstream_broken(connection._upstream, "test")
+        for connection in list(self.edge._shared.connections):
+            connection._exchange.upstream_broken(connection._exchange._upstream, "test")
         with self.assertRaises(ConnectionResetError):
             await client.reader.read()
 

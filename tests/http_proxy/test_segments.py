@@ -367,8 +367,8 @@ class Frames(SynchronousTestCase):
                 reader = h11.Connection(h11.SERVER)
                 reader.receive_data(written)
                 self.assertIsInstance(reader.next_event(), h11.Request)
-            for exchange in list(both.shared.exchanges):
-                exchange.stop()
+            for connection in list(both.shared.connections):
+                connection.stop()
             self.assertEqual(both.shared.telemetry.active_requests, 0)
 
         check()
