@@ -8,6 +8,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,3 +298,14 @@ class Words(SynchronousTestCase):
             self.assertEqual(told, [state.__name__ for state in states.__args__])
         recovered = [cells[0] for cells in rows(section("docs/architecture.md", "Recovery"))]
         self.assertEqual(recovered[:-1], [state.__name__ for state in model.State.__args__[:-1]])
+
+
+class Installed(SynchronousTestCase):
+    def test_twistd_and_twist_know_the_service_in_any_directory(self) -> None:
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        for name in ("twistd", "twist"):
+            command = [str(Path(sys.executable).with_name(name)), "--help"]
+            told = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=True)
+            self.assertIn("indexify-dataplane", told.stdout, name)
