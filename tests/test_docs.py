@@ -23,7 +23,9 @@ from indexify_dataplane.core.model import FailureReason, TerminationReason
 from indexify_dataplane.devserver.__main__ import options as devserver_options
 from indexify_dataplane.guest.openapi import document
 from indexify_dataplane.http_proxy import forward, replies
+from indexify_dataplane.http_proxy.head import SECRET_HEADER
 from indexify_dataplane.http_proxy.replies import Reply
+from indexify_dataplane.http_proxy.routes import TOKEN_HEADER
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(indexify_dataplane.__file__).parent
@@ -224,6 +226,10 @@ class Proxy(SynchronousTestCase):
         told = section("docs/proxy.md", "CORS")
         self.assertIn(f"`{forward.ALLOWED_METHODS.decode()}`", told)
         self.assertIn(f"`{forward.ALLOWED_HEADERS.decode()}`", told)
+
+    def test_fields_of_this_hop(self) -> None:
+        for name in (TOKEN_HEADER, SECRET_HEADER):
+            self.assertIn(f"`{name}`", section("docs/proxy.md", "Headers"))
 
 
 class Routes(SynchronousTestCase):
