@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ..blobs.stores import Blobs
 from ..code_cache import CodeCache
@@ -84,7 +85,7 @@ class RealExecutors:
         client = ExecutorClient(handle.daemon_address)
         try:
             protocol = await self._startup.run(client, spec, gone)
-        except BaseException:
+        except Exception:
             await client.close()
             raise
         seats = SEATS[protocol]
@@ -172,6 +173,8 @@ class RealExecutors:
 
         def done(result: Any) -> None:
             connection.forgetting.discard(forgetting)
+            if isinstance(result, Failure) and not result.check(CancelledError):
+                log.failure("a finished allocation cannot be forgotten", result, allocation_id=allocation_id)
 
         forgetting.addBoth(done)
 
