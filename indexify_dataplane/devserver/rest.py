@@ -27,7 +27,7 @@ from .errors import Refused
 
 log = Logger()
 
-S = TypeVar("S", bound=msgspec.Struct)
+S = TypeVar("S")
 
 BODY_BYTES = 10 * 1024 * 1024
 """The most that any route takes (the invocation of an application); multipart bodies have a lower limit."""
@@ -58,6 +58,12 @@ class Call:
         self.request.content.seek(0)
         body: bytes = self.request.content.read()
         return body
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body as it was sent; ``body`` has no more than ``BODY_BYTES`` of them."""
+        size: int = self.request.received_bytes
+        return size
 
     @property
     def method(self) -> str:
@@ -101,11 +107,13 @@ Route = Callable[..., Answer]
 
 @frozen
 class Pattern:
-    """A method and a path with ``{names}``, each one segment."""
+    """A method and a path with ``{names}``, each one segment. ``any_size``: the route needs only the beginning of a body
+    that is over the limit."""
 
     method: str
     path: str
     route: Route
+    any_size: bool = False
 
     def expression(self) -> re.Pattern[str]:
         return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(self.path)))
@@ -116,10 +124,17 @@ class Routes(Resource):
 
     isLeaf = True
 
-    def __init__(self, patterns: Iterable[Pattern], allowed_hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        patterns: Iterable[Pattern],
+        allowed_hosts: Iterable[str] = (),
+        names: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        """``names`` tells whether a host name is one of this server's at the moment."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._table = [(pattern.method, pattern.expression(), pattern.route) for pattern in patterns]
+        self._table = [(pattern, pattern.expression()) for pattern in patterns]
         self._allowed_hosts = {name.lower() for name in allowed_hosts}
+        self._names = names
 
     def render(self, request: Any) -> Any:
         try:
@@ -135,21 +150,22 @@ class Routes(Resource):
 
     def _answer(self, request: Any) -> Answer:
         self._guard(request)
-        if request.received_bytes > BODY_BYTES:
-            raise Refused(413, f"a request body may have {BODY_BYTES} bytes")
         path = request.path.decode("latin-1")
         if len(path) > 1:
             path = path.rstrip("/")
         allowed = set()
         method = request.method.decode("latin-1")
-        for wanted, expression, route in self._table:
+        too_large = request.received_bytes > BODY_BYTES
+        for pattern, expression in self._table:
             found = expression.fullmatch(path)
             if found is None:
                 continue
-            if wanted == method:
+            if pattern.method == method and (pattern.any_size or not too_large):
                 names = {name: unquote(value) for name, value in found.groupdict().items()}
-                return route(Call(request), **names)
-            allowed.add(wanted)
+                return pattern.route(Call(request), **names)
+            allowed.add(pattern.method)
+        if too_large:
+            raise Refused(413, f"a request body may have {BODY_BYTES} bytes")
         if allowed:
             return Reply(405, b"Method Not Allowed", "text/plain", (("Allow", ", ".join(sorted(allowed))),))
         return Reply(404, b"Not Found", "text/plain")
@@ -167,7 +183,7 @@ class Routes(Resource):
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
             return False
-        if name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts:
+        if name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts or self._names(name):
             return True
         try:
             ipaddress.ip_address(name)

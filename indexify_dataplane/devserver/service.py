@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -16,8 +16,10 @@ from twisted.logger import Logger
 from .blobs import DirectoryBlobs
 from .engine import LONG_POLL_SECS, Engine
 from .grpc import GrpcPort
+from .image_builds import ImageBuilds
 from .rest import RestConnections, RestSite, Routes
 from .rest_applications import ApplicationRoutes
+from .rest_image_builds import ImageBuildRoutes
 from .rest_sandboxes import SandboxRoutes
 from .sandbox_proxy import SandboxProxy
 
@@ -74,6 +76,19 @@ class TcpService(Service):
         return Deferred.fromCoroutine(self._stop())
 
 
+def rest_routes(engine: Engine, clock: Any, allowed_hosts: Iterable[str] = ()) -> Routes:
+    """Everything that REST clients can ask of an engine."""
+    builds = ImageBuilds(engine.world, clock.seconds)
+    sandboxes = SandboxRoutes(engine)
+    patterns = [
+        *ImageBuildRoutes(engine, builds, sandboxes).patterns(),
+        *sandboxes.patterns(),
+        *ApplicationRoutes(engine, clock).patterns(),
+    ]
+    # SDKs name a sandbox on this machine by its host name, <id>.local.
+    return Routes(patterns, allowed_hosts, lambda name: builds.builder(name.removesuffix(".local")) is not None)
+
+
 class DevServer(MultiService):
     """A development control plane. Everything it knows is in memory and gone when it stops; only blobs are files.
 
@@ -116,8 +131,7 @@ class DevServer(MultiService):
         grpc_service = GrpcService(self.engine, host, grpc_port, grpc_credentials)
         grpc_service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.grpc_started = grpc_service.started
-        patterns = SandboxRoutes(self.engine).patterns() + ApplicationRoutes(self.engine, reactor).patterns()
-        site = RestSite(Routes(patterns, allowed_hosts), reactor)
+        site = RestSite(rest_routes(self.engine, reactor, allowed_hosts), reactor)
         self._rest = RestConnections(site)  # type: ignore[no-untyped-call]
         rest_service = TcpService(reactor, "REST", self._rest, host, rest_port)
         rest_service.setServiceParent(self)  # type: ignore[no-untyped-call]

@@ -14,9 +14,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
-from indexify_dataplane.devserver.rest import RestConnections, RestSite, Routes
-from indexify_dataplane.devserver.rest_applications import ApplicationRoutes
-from indexify_dataplane.devserver.rest_sandboxes import SandboxRoutes
+from indexify_dataplane.devserver.rest import RestConnections, RestSite
+from indexify_dataplane.devserver.service import rest_routes
 
 from .peer import Peer, make_engine
 
@@ -56,8 +55,8 @@ class RestCase(TestCase):
     def setUp(self) -> None:
         self.engine, self.clock = make_engine()
         self.peer = Peer(self.engine)
-        patterns = SandboxRoutes(self.engine).patterns() + ApplicationRoutes(self.engine, self.clock).patterns()
-        self.connections = RestConnections(RestSite(Routes(patterns, ["dev.example"]), reactor))
+        routes = rest_routes(self.engine, self.clock, ["dev.example"])
+        self.connections = RestConnections(RestSite(routes, reactor))
         self.port: Any = reactor.listenTCP(0, self.connections, interface="127.0.0.1")  # type: ignore[attr-defined]
         self.base = f"http://127.0.0.1:{self.port.getHost().port}"
         self.pool = HTTPConnectionPool(reactor, persistent=True)
