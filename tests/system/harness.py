@@ -305,7 +305,7 @@ class Site:
 
     def run_directories(self) -> set[str]:
         """Names of what drivers keep per container."""
-        return {each.name for each in self.path.glob("*/fork_exec/*") if not each.name.startswith(".new-")}
+        return {each.name for each in self.path.glob("*/fork_exec/*") if each.name[0] != "."}
 
     def close(self) -> None:
         for child in self._children:
