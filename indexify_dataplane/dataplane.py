@@ -171,6 +171,7 @@ class Dataplane:
             self._clock.seconds(),
             loaded.earlier_executor_ids,
             loaded.renamed,
+            loaded.deaths,
         )
         recovered = sum(not isinstance(each.state, Terminated) for each in node.containers.values())
         log.info(
@@ -289,10 +290,11 @@ class Dataplane:
             await driver.close()
         await self._store.close()
 
-    async def stop(self, *, deadline: float) -> None:
+    async def stop(self, *, deadline: float, farewell: bool = True) -> None:
         """Decide nothing more, deliver what was decided, and say STOPPED only if no sandbox would be lost by it.
 
-        ``deadline``: seconds on the clock until when reports may be delivered.
+        ``deadline``: seconds on the clock until when reports may be delivered. ``farewell`` False never says STOPPED:
+        a node of which a part has died comes back.
         """
         if self._linked:
             for poll in (self.commands, self.results):
@@ -304,7 +306,7 @@ class Dataplane:
             sandboxes = self.live(Kind.SANDBOX)
             if sandboxes:
                 log.info("sandboxes go on without the node; the server is not told that it stops", live=len(sandboxes))
-            await self.heartbeat.stop(stopped=not sandboxes, deadline=deadline)
+            await self.heartbeat.stop(stopped=farewell and not sandboxes, deadline=deadline)
         if self._executors is not None:
             await self._executors.close()
         await self._daemons.close()

@@ -126,6 +126,9 @@ class LogPipe:
     def __call__(self, event: Mapping[str, Any]) -> None:
         namespace = event.get("log_namespace") or "log_legacy"
         level = event["log_level"].name if "log_level" in event else "info"
+        if namespace == "log_legacy" and level == "info":
+            # Twisted's own chatter: every port and factory that starts or stops.
+            level = "debug"
         wanted = self._levels.get(namespace)
         if wanted is None:
             wanted = self.level(namespace)

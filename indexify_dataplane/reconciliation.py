@@ -28,6 +28,7 @@ from .core.effects import (
     Alarm,
     CancelRun,
     CancelStart,
+    CountDeath,
     Deliver,
     Discard,
     Effect,
@@ -61,6 +62,7 @@ from .perform.watch import ContainerWatch
 from .reactor import Clock
 from .records import encode_allocation, encode_container
 from .store import (
+    COUNT_DEATH,
     DROP_ALLOCATION,
     DROP_CONTAINER,
     DROP_REPORT,
@@ -200,6 +202,9 @@ class Reconciliation(Service):
                     batch.changes.append((PUT_ALLOCATION, (allocation.id, encode_allocation(allocation))))
                 case ForgetAllocation(allocation_id):
                     batch.changes.append((DROP_ALLOCATION, (allocation_id,)))
+                case CountDeath(call_id, count):
+                    wall = self._clock.seconds() + self._store.wall_offset()
+                    batch.changes.append((COUNT_DEATH, (call_id, count, wall)))
                 case Send(report):
                     self._send(report)
                 case Discard(report_ids):

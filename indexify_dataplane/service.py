@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ReactorNotRunning
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -65,7 +65,7 @@ ONE_ORDER_SECS = 0.5
 """Signals so close to the first one are the same order, told to the process and to its group as timeout(1) does it; a
 later one means now."""
 
-EXPECTED = (StoreError, DriverError, TlsError, ControlSocketError, ResourcesUnknown, OSError)
+EXPECTED = (StoreError, DriverError, TlsError, ControlSocketError, ResourcesUnknown, CannotListenError, OSError)
 """What can make a start impossible; the error's own text is the sentence for the operator."""
 
 
@@ -85,6 +85,7 @@ class Root(MultiService):
         self._pipe: LogPipe | None = None
         self._starting: Deferred[None] | None = None
         self._stopping = False
+        self._part_has_died = False
         self._signalled_at: float | None = None
         self._leave_nothing = dev is not None
         self._up: list[Any] = []
@@ -175,13 +176,6 @@ class Root(MultiService):
 
     async def _open(self, resources: HostResources) -> None:
         config = self._config
-        log.info(
-            "host resources",
-            cpu_count=resources.cpu_count,
-            memory_bytes=resources.memory_bytes,
-            disk_bytes=resources.disk_bytes,
-            gpu_count=len(resources.gpus.uuids) if resources.gpus else 0,
-        )
         self._store = Store(
             reactor=self._reactor, path=place(config.state_dir, config.state_file), others=config.env == "local",
             executor_id=config.executor_id,
@@ -276,6 +270,7 @@ class Root(MultiService):
         self._fail()
 
     def _part_died(self, failure: Failure) -> None:
+        self._part_has_died = True
         log.failure("a part that the node cannot do without has ended; the node stops", failure)
         print(f"Error: a part of the node has ended: {failure.getErrorMessage()}", file=sys.__stderr__)
         self._fail()
@@ -328,7 +323,7 @@ class Root(MultiService):
                 # The control plane of dev forgets everything now: what would go on would go on for nobody.
                 await dataplane.drain()
             draining = Deferred.fromCoroutine(self.proxy.stop())
-            await dataplane.stop(deadline=self._reactor.seconds() + DRAIN_SECS)
+            await dataplane.stop(deadline=self._reactor.seconds() + DRAIN_SECS, farewell=not self._part_has_died)
             await draining
         elif dataplane is not None:
             await dataplane.abandon()

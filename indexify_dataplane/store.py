@@ -44,6 +44,10 @@ DROP_ALLOCATION = "DELETE FROM allocations WHERE id = ?"
 PUT_REPORT = "INSERT INTO reports(id, kind, body) VALUES (?, ?, ?)"
 DROP_REPORT = "DELETE FROM reports WHERE id = ?"
 REPLACE_REPORT = "UPDATE reports SET body = ? WHERE id = ?"
+COUNT_DEATH = (
+    "INSERT INTO deaths(call_id, count, at) VALUES (?, ?, ?) "
+    "ON CONFLICT(call_id) DO UPDATE SET count = excluded.count, at = excluded.at"
+)
 PUT_META = "INSERT INTO meta(key, value) VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
 
 TABLES = """
@@ -51,7 +55,11 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITH
 CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS allocations (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS reports (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS deaths (call_id TEXT PRIMARY KEY, count INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 """
+
+DEATHS_KEPT_SECS = 86400.0
+"""A function call that was not running at a death of the node for so long is forgotten."""
 
 
 class StoreError(Exception):
@@ -72,8 +80,8 @@ class Loaded:
     """What the store held.
 
     ``earlier_executor_ids`` are ids from before the configuration changed; ``renamed`` says that it changed since the
-    last start. ``identity`` must be committed together with what recovery decides, so that a crash in between finds
-    the change again.
+    last start. ``identity`` (with the removal of what is too old)
+    must be committed together with what recovery decides, so that a crash in between finds the change again.
     """
 
     executor_id: str
@@ -83,6 +91,7 @@ class Loaded:
     containers: tuple[Container, ...]
     allocations: tuple[Allocation, ...]
     reports: tuple[StoredReport, ...]
+    deaths: dict[str, int]
 
     @property
     def next_report(self) -> int:
@@ -205,9 +214,13 @@ class Store:
             identity=(
                 (PUT_META, ("executor_id", executor_id)),
                 (PUT_META, ("earlier_executor_ids", json.dumps(earlier))),
+                ("DELETE FROM deaths WHERE at <= ?", (time.time() - DEATHS_KEPT_SECS,)),
             ),
             containers=tuple(_readable(connection, "containers", lambda data: decode_container(data, offset))),
             allocations=tuple(_readable(connection, "allocations", decode_allocation)),
+            deaths=dict(
+                connection.execute("SELECT call_id, count FROM deaths WHERE at > ?", (time.time() - DEATHS_KEPT_SECS,))
+            ),
             reports=tuple(
                 StoredReport(*row) for row in connection.execute("SELECT id, kind, body FROM reports ORDER BY id")
             ),

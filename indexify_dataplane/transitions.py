@@ -13,6 +13,7 @@ from .core.events import (
     Commanded,
     Delivered,
     DrainAll,
+    Ended,
     Event,
     RunAllocation,
     UpdateContainer,
@@ -154,6 +155,9 @@ def touched(before: Node, event: Event) -> Iterable[str]:
             return [waiter.container_id for waiter in waiters if isinstance(waiter, ContainerWaits)]
         case DrainAll():
             return list(before.containers)
+        case Ended(allocation_id):
+            allocation = before.allocations.get(allocation_id)
+            return (allocation.spec.container_id,) if allocation is not None else ()
     container_id = getattr(event, "container_id", None)
     return (container_id,) if container_id else ()
 

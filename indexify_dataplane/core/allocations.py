@@ -55,6 +55,12 @@ BLAME = {
 }
 """The failure of an allocation whose container ended for this reason while it ran."""
 
+ENDS = {
+    FailureReason.FUNCTION_TIMEOUT: TerminationReason.FUNCTION_TIMEOUT,
+    FailureReason.ALLOCATION_CANCELLED: TerminationReason.FUNCTION_CANCELLED,
+}
+"""Why a container ends that would not let go of a run with this failure; UNHEALTHY for any other."""
+
 STARTUP = frozenset(reason for reason in TerminationReason if reason.name.startswith("STARTUP_FAILED"))
 
 
@@ -149,6 +155,8 @@ def ended(turn: Turn, event: Ended) -> None:
     if allocation is None:
         return
     match allocation.state:
+        case Executing() | Cancelling() if isinstance(event.outcome, Failed) and event.outcome.blame_container:
+            _blamed(turn, allocation, event.outcome)
         case Executing():
             finalize(turn, allocation, event.outcome)
         case Cancelling(reason):
@@ -156,6 +164,19 @@ def ended(turn: Turn, event: Ended) -> None:
             if isinstance(outcome, Failed):
                 outcome = evolve(outcome, reason=reason)
             finalize(turn, allocation, outcome)
+
+
+def _blamed(turn: Turn, allocation: Allocation, outcome: Failed) -> None:
+    """The executor would not let go of the run, so its container must go before it is given anything else. The others
+    that run in it lose their place through no fault of their own and are retried for free."""
+    match allocation.state:
+        case Cancelling(reason):
+            outcome = evolve(outcome, reason=reason)
+    finalize(turn, allocation, outcome, reschedule=False)
+    container_id = allocation.spec.container_id
+    for other in sorted(turn.node.assigned.get(container_id, ())):
+        _stop(turn, turn.node.allocations[other], FailureReason.CONTAINER_TERMINATED, blame=True)
+    turn.condemned = (container_id, ENDS.get(outcome.reason, TerminationReason.UNHEALTHY))
 
 
 def called(turn: Turn, event: Called) -> None:
@@ -171,8 +192,8 @@ def child_result(turn: Turn, event: ChildResult) -> None:
         turn.do(Deliver(event.allocation_id, event.result))
 
 
-def finalize(turn: Turn, allocation: Allocation, outcome: Outcome) -> None:
-    """Give its slot to the next and settle its uploads."""
+def finalize(turn: Turn, allocation: Allocation, outcome: Outcome, reschedule: bool = True) -> None:
+    """Give its slot to the next, unless its container is not to run anything more, and settle its uploads."""
     container_id = allocation.spec.container_id
     slots = turn.node.slots.get(container_id, Slots())
     waiting = tuple(other for other in slots.waiting if other != allocation.id)
@@ -180,7 +201,8 @@ def finalize(turn: Turn, allocation: Allocation, outcome: Outcome) -> None:
     allocation = evolve(allocation, state=Finalizing(outcome))
     turn.put_allocation(allocation)
     turn.do(Finalize(allocation, outcome))
-    schedule(turn, container_id)
+    if reschedule:
+        schedule(turn, container_id)
 
 
 def finalized(turn: Turn, event: Finalized) -> None:

@@ -44,7 +44,15 @@ class Discard:
     report_ids: tuple[int, ...]
 
 
-StoreEffect = Save | Forget | SaveAllocation | ForgetAllocation | Send | Discard
+@frozen
+class CountDeath:
+    """The function call was running when the node died, for the ``count``-th time."""
+
+    function_call_id: str
+    count: int
+
+
+StoreEffect = CountDeath | Save | Forget | SaveAllocation | ForgetAllocation | Send | Discard
 
 
 # Effects on the world. Each ``op`` comes back in the event that answers it.

@@ -16,12 +16,13 @@ Only containers that carry this node's executor id (or the one it had before) ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from attrs import evolve, frozen
 
 from . import containers
-from .effects import Adopt, Effect, Finalize, KillOrphan, Start, Terminate, Watch
+from .effects import Adopt, CountDeath, Effect, Finalize, KillOrphan, Start, Terminate, Watch
 from .events import Due
 from .model import (
     Aborting,
@@ -45,6 +46,9 @@ from .turn import Turn
 
 Reason = TerminationReason
 
+FATAL_DEATHS = 3
+"""A call that was running each of so many times when the node died fails as the function's own error."""
+
 
 @frozen
 class Present:
@@ -65,11 +69,13 @@ def recover(
     now: float,
     earlier_executor_ids: Collection[str] = (),
     renamed: bool = False,
+    deaths: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Node, tuple[Effect, ...]]:
     """Rebuild ``node`` (empty but for its rules, GPUs and counters). ``undelivered``: ids of the reports in the outbox.
 
     ``earlier_executor_ids``: ids this node had under other configurations. ``renamed``: it has a new one since the
-    records were written; their containers are stopped and reported.
+    records were written; their containers are stopped and reported. ``deaths``: how often each function call was
+    running when the node died; the third time it is taken to be the cause.
     """
     mine = {node.executor_id, *earlier_executor_ids}
     found = {each.container_id: each for each in present if each.executor_id in mine}
@@ -81,7 +87,7 @@ def recover(
     for orphan in found.values():
         turn.do(KillOrphan(orphan.handle))
     for allocation in allocation_rows:
-        _allocation(turn, allocation, undelivered)
+        _allocation(turn, allocation, undelivered, deaths)
     if renamed:
         for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
             containers.end(turn, container, Reason.FUNCTION_CANCELLED)
@@ -140,7 +146,7 @@ def _container(turn: Turn, container: Container, present: Present | None, undeli
             containers.kill(turn, container, handle, reason)
 
 
-def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int]) -> None:
+def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int], deaths: Mapping[str, int]) -> None:
     match allocation.state:
         case Done(report):
             if report in undelivered:
@@ -151,7 +157,12 @@ def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int]
                 turn.forget_allocation(allocation.id)
         case _:
             # It died with the node: nobody can tell how far it got. Its container, if it lives, is free again.
-            outcome = Failed(FailureReason.CONTAINER_TERMINATED, blame_container=True)
+            call = allocation.spec.function_call_id
+            count = deaths.get(call, 0) + 1
+            turn.do(CountDeath(call, count))
+            # Retried for free, unless it seems to be what kills the node.
+            reason = FailureReason.FUNCTION_ERROR if count >= FATAL_DEATHS else FailureReason.CONTAINER_TERMINATED
+            outcome = Failed(reason, blame_container=True)
             turn.put_allocation(evolve(allocation, state=Finalizing(outcome)))
             turn.do(Finalize(evolve(allocation, state=Finalizing(outcome)), outcome))
 

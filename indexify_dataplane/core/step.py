@@ -87,6 +87,11 @@ def step(node: Node, event: Event, now: float) -> tuple[Node, tuple[Effect, ...]
             turn.node = evolve(turn.node, draining=True)
             for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
                 containers.end(turn, container, TerminationReason.FUNCTION_CANCELLED)
+    if turn.condemned is not None:
+        container_id, reason = turn.condemned
+        condemned = turn.node.containers.get(container_id)
+        if condemned is not None:
+            containers.end(turn, condemned, reason)
     return turn.node, tuple(turn.effects)
 
 

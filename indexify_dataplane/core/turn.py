@@ -6,17 +6,21 @@ from attrs import evolve
 
 from .effects import Alarm, Effect, Forget, ForgetAllocation, Save, SaveAllocation, Send
 from .events import Event
-from .model import Allocation, Container, Report, ReportBody
+from .model import Allocation, Container, Report, ReportBody, TerminationReason
 from .node import Node, Waiter
 
 
 class Turn:
-    """Collects what one event changes. Everything written is saved by an effect of the same step."""
+    """Collects what one event changes; everything written is saved by an effect of the same step.
+
+    ``condemned`` is a container that has to end because of the event, and why.
+    """
 
     def __init__(self, node: Node, now: float) -> None:
         self.node = node
         self.now = now
         self.effects: list[Effect] = []
+        self.condemned: tuple[str, TerminationReason] | None = None
 
     def do(self, effect: Effect) -> None:
         self.effects.append(effect)

@@ -190,3 +190,25 @@ class Failures(Base):
         (ended,) = play.reports
         self.assertEqual(ended.outcome.reason, FailureReason.INTERNAL_ERROR)
         self.assertIn("a1", play.node.finished)
+
+    def test_a_run_that_the_executor_does_not_let_go_of_ends_its_container(self) -> None:
+        table = [
+            (FailureReason.FUNCTION_TIMEOUT, Reason.FUNCTION_TIMEOUT),
+            (FailureReason.ALLOCATION_CANCELLED, Reason.FUNCTION_CANCELLED),
+            (FailureReason.FUNCTION_ERROR, Reason.UNHEALTHY),
+        ]
+        for why, end in table:
+            play = self.play(slots=2)
+            for id in ("stuck", "beside", "waits"):
+                self.run_one(play, id)
+            play(ev.Ended("stuck", Failed(why, blame_container=True)))
+            self.assertEqual(play.of(fx.Run), [], "nothing is started in a container that must go")
+            self.assertEqual(play.of(fx.CancelRun), [fx.CancelRun("beside")])
+            self.assertEqual(len(play.of(fx.Kill)), 1)
+            self.assertIs(play.state("fn").reason, end)
+            stuck = self.outcome(play, "stuck")
+            self.assertEqual((stuck.outcome.reason, stuck.container_id), (why, "fn"))
+            waits = self.outcome(play, "waits")
+            self.assertEqual((waits.outcome.reason, waits.container_id), (FailureReason.CONTAINER_TERMINATED, "fn"))
+            play(ev.Ended("beside", Failed(FailureReason.ALLOCATION_CANCELLED)))
+            self.assertEqual(self.outcome(play, "beside").outcome.reason, FailureReason.CONTAINER_TERMINATED)

@@ -9,7 +9,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import indexify_dataplane.core as core
 
-ALLOWED = {"__future__", "attrs", "bisect", "collections", "enum", "heapq", "immutables", "itertools", "typing"}
+ALLOWED = {
+    "__future__",
+    "attrs",
+    "bisect",
+    "collections",
+    "enum",
+    "heapq",
+    "immutables",
+    "itertools",
+    "types",
+    "typing",
+}
 INJECTED_ONLY = {"random"}  # a type for what is injected
 
 

@@ -122,12 +122,19 @@ class Recovery(SynchronousTestCase):
     def test_allocations(self) -> None:
         lost, done = Allocation(allocation("lost"), Preparing(0)), Allocation(allocation("done"), Done(7))
         effects = self.go(allocations=[lost, done], undelivered={7})
-        (finalize,) = effects
+        counted, finalize = effects
+        self.assertEqual(counted, fx.CountDeath("call-lost", 1))
         self.assertEqual(finalize.outcome.reason, FailureReason.CONTAINER_TERMINATED)
         self.assertTrue(finalize.outcome.blame_container)
         self.assertIn("done", self.node.finished)
         effects = self.go(allocations=[done])
         self.assertEqual(effects, [fx.ForgetAllocation("done")])
+
+    def test_a_call_that_dies_with_the_node_again_and_again_is_the_cause(self) -> None:
+        lost = Allocation(allocation("lost"), Preparing(0))
+        for deaths, reason in ((1, FailureReason.CONTAINER_TERMINATED), (2, FailureReason.FUNCTION_ERROR)):
+            counted, finalize = self.go(allocations=[lost], deaths={"call-lost": deaths})
+            self.assertEqual((counted.count, finalize.outcome.reason), (deaths + 1, reason))
 
     def test_recovering_twice_is_the_same(self) -> None:
         records = [
