@@ -209,8 +209,10 @@ class Lines(PipeCase):
         pipe, log, out = self.pipe()
         log.info("reactor {name}", name="asyncio")
         log.info("broken {name", name=1)
+        pipe({"log_text": "Port closed", "log_format": "{log_text}", "isError": 0, "log_time": WHEN,
+              "log_level": twisted.logger.LogLevel.info, "log_namespace": "log_legacy"})  # fmt: skip
         pipe({"log_text": "old", "log_format": "{log_text}", "message": ("old",), "isError": 0, "log_time": WHEN,
-              "log_level": twisted.logger.LogLevel.info, "time": 1, "system": "-"})  # fmt: skip
+              "log_level": twisted.logger.LogLevel.warn, "time": 1, "system": "-"})  # fmt: skip
         first, second, third = (json.loads(line)["fields"] for line in out.getvalue().splitlines())
         self.assertEqual(first, {"message": "reactor asyncio", "name": "asyncio"})
         self.assertIn("broken", second["message"])

@@ -156,11 +156,17 @@ class Cgroups(Case):
         self.assertEqual(cgroups.detect(self.path + "/none").parents, {})
         self.assertEqual(len(cgroups.detect(self.proc("", "")).refusals), 3)
 
-    def unified(self, members: str, enabled: str = "") -> cgroups.Cgroups:
-        os.makedirs(self.path + "/unified/node/indexify-node", exist_ok=True)
+    def unified(self, members: str, enabled: str = "", own: str = "node") -> cgroups.Cgroups:
+        os.makedirs(f"{self.path}/unified/{own}/indexify-node", exist_ok=True)
         for name, text in (("controllers", "cpu memory pids"), ("procs", members), ("subtree_control", enabled)):
-            self.file(f"unified/node/cgroup.{name}", text.encode())
-        return cgroups.detect(self.proc(f"1 1 0:1 / {self.path}/unified rw - cgroup2 c rw\n", "0::/node\n"))
+            self.file(f"unified/{own}/cgroup.{name}", text.encode())
+        return cgroups.detect(self.proc(f"1 1 0:1 / {self.path}/unified rw - cgroup2 c rw\n", f"0::/{own}\n"))
+
+    def test_version_2_leaves_a_unit_startable(self) -> None:
+        found = self.unified(f"{os.getpid()}\n", own="node.service")
+        self.assertEqual(found.parents, {})
+        self.assertIn("DelegateSubgroup=indexify-node", found.refusals[0])
+        self.assertEqual(self.content("unified/node.service/cgroup.subtree_control"), b"")
 
     def test_version_2_moves_the_node_aside_when_it_is_alone(self) -> None:
         found = self.unified(f"{os.getpid()}\n")

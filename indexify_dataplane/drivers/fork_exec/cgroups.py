@@ -162,9 +162,17 @@ def _words(directory: str, name: str) -> set[str]:
 
 
 def _delegate(directory: str) -> Cgroups:
-    """v2: make the controllers of ``directory`` available to its children."""
+    """v2: make the controllers of ``directory`` available to its children.
+
+    A systemd unit's own cgroup is left alone: once it hands controllers down, no process may be put into it, and while
+    sandboxes keep it alive systemd could not start the node again. With ``DelegateSubgroup=`` (systemd 254) the node
+    is below it.
+    """
     if os.path.basename(directory) == LEAF:
         directory = os.path.dirname(directory)
+    elif directory.endswith((".service", ".scope")):
+        problem = f"it is a systemd unit's own; set DelegateSubgroup={LEAF} (systemd 254 or newer)"
+        return Cgroups(version=2, refusals=(f"{directory}: {problem}",))
     wanted = [controller for controller in CONTROLLERS if controller in _words(directory, "cgroup.controllers")]
     refusals = tuple(f"{name}: not handed down to this cgroup" for name in CONTROLLERS if name not in wanted)
     try:
