@@ -159,14 +159,14 @@ class ApplicationRoutes:
         )
 
     def _error(self, request: Request) -> dict[str, Any] | None:
-        for run in request.runs.values():
-            if run.request_error is not None:
-                try:
-                    message = self._engine.story.read(run.request_error).decode("utf-8", "replace")
-                except OSError as error:
-                    message = f"the error's text cannot be read: {error}"
-                return {"function_name": run.function, "message": message}
-        return None
+        run = request.failed_run
+        if run is None or run.request_error is None:
+            return None
+        try:
+            message = self._engine.story.read(run.request_error).decode("utf-8", "replace")
+        except OSError as error:
+            message = f"the error's text cannot be read: {error}"
+        return {"function_name": run.function, "message": message}
 
     def delete_request(self, call: Call, namespace: str, name: str, request_id: str) -> Answer:
         self._applications.delete_request(namespace, name, request_id)

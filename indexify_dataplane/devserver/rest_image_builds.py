@@ -199,9 +199,7 @@ def run_json(run: Run) -> dict[str, Any]:
 
 def output(run: Run) -> bytes:
     told = [("stdout", line) for line in run.stdout] + [("stderr", line) for line in run.stderr]
-    return b"".join(
-        event("output", {"line": line, "stream": stream, "timestamp": run.at_ms}) for stream, line in told
-    )
+    return b"".join(event("output", {"line": line, "stream": stream, "timestamp": run.at_ms}) for stream, line in told)
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

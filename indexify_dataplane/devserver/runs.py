@@ -1,6 +1,7 @@
 """Requests and their function runs: who may run, what an outcome leads to, and where results go.
 
 A run is retried by the reason of its failure: some count against the function's limit, some are free, some are final.
+A final failure is the caller's to catch, as the SDK promises; it fails the request when no caller is left to tell.
 """
 
 from __future__ import annotations
@@ -75,17 +76,22 @@ class Runs:
         self._story.run("FunctionRunCreated", run)
         return run
 
-    def _extend(self, request: Request, plan: Plan, parent: FunctionRun) -> None:
+    def _extend(self, request: Request, plan: Plan, parent: FunctionRun) -> list[FunctionRun]:
         """Create the calls of a plan; those that exist already are left as they are."""
-        added = [self._add(request, c.id, c.function, c.sources, c.metadata, parent) for c in plan.calls]
-        for run in added:
-            self.make_ready(run)
+        return [self._add(request, c.id, c.function, c.sources, c.metadata, parent) for c in plan.calls]
 
     def make_ready(self, run: FunctionRun) -> None:
-        """Queue the run for a place if all its arguments have values."""
-        if run.status == "waiting" and all(self._value(run, source) is not None for source in run.sources):
+        """Queue the run for a place if all its arguments have values; one that needs a failed run fails like it."""
+        if run.status != "waiting":
+            return
+        if all(self._value(run, source) is not None for source in run.sources):
             run.status = "pending"
             self.queue(run)
+            return
+        for other in list(run.request.runs.values()):
+            if other.outcome == "failure" and not self._names(other).isdisjoint(run.needs):
+                self._gives_up(run, other.failure_reason, other.request_error)
+                return
 
     def queue(self, run: FunctionRun) -> None:
         self._world.unplaced_runs.setdefault(pool_key(run), {})[run] = None
@@ -131,10 +137,12 @@ class Runs:
         parent = request.runs.get(call.source_function_call_id)
         if parent is None:
             raise Malformed(f"FunctionCallRequest: invalid source_function_call_id {call.source_function_call_id}")
-        self._extend(request, plan, parent)
+        added = self._extend(request, plan, parent)
         routed = {update.function_call.id or update.reduce.id for update in call.updates.updates} | {plan.root}
         for call_id in sorted(routed & request.runs.keys()):
             self._route(request, call_id, Route(executor_id, entry.allocation_id, call_id))
+        for run in added:
+            self.make_ready(run)
 
     def _route(self, request: Request, call_id: str, route: Route) -> None:
         run = request.runs[call_id]
@@ -165,10 +173,12 @@ class Runs:
         if plan is not None:
             run.status, run.outcome, run.tail = "completed", "success", plan.root
             self._story.run("FunctionRunCompleted", run, outcome="success")
-            self._extend(run.request, plan, run)
+            added = self._extend(run.request, plan, run)
             routes, run.routes = run.routes, []
             for route in routes:
                 self._route(run.request, run.id, route)
+            for other in added:
+                self.make_ready(other)
             root = run.request.runs.get(plan.root)
             if root is not None and root.value is not None:
                 self._has_value(run, root.value)
@@ -211,10 +221,44 @@ class Runs:
         self._gives_up(run, reason, error)
 
     def _gives_up(self, run: FunctionRun, reason: int, error: pb.DataPayload | None) -> None:
-        run.status, run.outcome, run.failure_reason, run.request_error = "completed", "failure", reason, error
-        self._story.run("FunctionRunCompleted", run, outcome={"failure": failure_text(reason)})
-        self._deliver(run)
-        self.finish(run.request, "failure", reason)
+        """The run has failed for good, and what needs its value with it. Callers that still run are told and may catch
+        it; when there are none the request has failed."""
+        lost, heard = [run], False
+        while lost:
+            one = lost.pop()
+            if one.outcome == "failure":
+                continue
+            one.status, one.outcome, one.failure_reason, one.request_error = "completed", "failure", reason, error
+            self._story.run("FunctionRunCompleted", one, outcome={"failure": failure_text(reason)})
+            heard = heard or any(self._listens(one.request, route) for route in one.routes)
+            self._deliver(one)
+            names = self._names(one)
+            lost += [r for r in run.request.runs.values() if r.status == "waiting" and not names.isdisjoint(r.needs)]
+        if not heard:
+            cause = self._cause(run)
+            run.request.failed_run = cause
+            self.finish(run.request, "failure", cause.failure_reason)
+
+    def _names(self, run: FunctionRun) -> set[str]:
+        """The run's id and those of the runs that ended with it as their tail call."""
+        names = {run.id}
+        while more := {r.id for r in run.request.runs.values() if r.tail in names} - names:
+            names |= more
+        return names
+
+    def _listens(self, request: Request, route: Route) -> bool:
+        allocation = request.allocations.get(route.allocation_id)
+        return allocation is not None and allocation.outcome is None
+
+    def _cause(self, run: FunctionRun) -> FunctionRun:
+        """What the request failed of: a function error of a caller is that of the call that it did not catch."""
+        if run.failure_reason != F.ALLOCATION_FAILURE_REASON_FUNCTION_ERROR:
+            return run
+        for child_id in run.children:
+            child = run.request.runs[child_id]
+            if child.outcome == "failure" and child.request_error is None:
+                return self._cause(child)
+        return run
 
     def _check_reference(self, report: pb.AllocationCompleted | pb.AllocationFailed) -> None:
         need(report, "allocation_id", "function_call_id", "request_id")

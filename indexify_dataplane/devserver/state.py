@@ -252,6 +252,11 @@ class FunctionRun:
     children: list[str] = Factory(list)
     routes: list[Route] = Factory(list)
 
+    @property
+    def needs(self) -> set[str]:
+        """The calls whose values are arguments."""
+        return {source for source in self.sources if isinstance(source, str)}
+
 
 @define(eq=False)
 class Request:
@@ -266,6 +271,8 @@ class Request:
     allocations: dict[str, Allocation] = Factory(dict)
     outcome: str | None = None
     failure_reason: int = 0
+    failed_run: FunctionRun | None = None
+    """The run of whose failure the request failed."""
     events: list[dict[str, Any]] = Factory(list)
     listeners: list[Callable[[dict[str, Any]], None]] = Factory(list)
 

@@ -482,7 +482,7 @@ class CallTests(FunctionCase):
         [sequenced] = self.engine.world.executors["executor-1"].results.prefix()
         self.assertEqual(sequenced.entry.allocation_id, retry.allocation_id)
 
-    def test_a_failed_child_is_told_and_fails_the_request(self) -> None:
+    def test_a_failed_child_is_its_callers_to_catch(self) -> None:
         self.deploy("main", "child")
         request = self.invoke()
         parent = self.one()
@@ -492,10 +492,79 @@ class CallTests(FunctionCase):
         [result] = self.peer.results()
         self.assertEqual((result.outcome_code, result.failure_reason), (2, failure("REQUEST_ERROR")))
         self.assertEqual(result.request_error.uri, "file:///blobs/error")
-        self.assertEqual((request.outcome, request.failure_reason), ("failure", failure("REQUEST_ERROR")))
-        # The parent's own end comes late and changes nothing.
+        self.assertIsNone(request.outcome)
         self.finish(completed(parent, value=payload()))
-        self.assertEqual(request.outcome, "failure")
+        self.assertEqual(request.outcome, "success")
+
+    def test_a_failure_that_nobody_caught_is_that_of_the_request(self) -> None:
+        self.deploy("main", "child", "grandchild")
+        request = self.invoke()
+        parent = self.one()
+        self.log(parent, plan("c1", call("c1", "child")))
+        child = self.one()
+        self.log(child, plan("g1", call("g1", "grandchild")))
+        self.finish(failed(self.one(), "OOM"))
+        self.finish(failed(child, "FUNCTION_ERROR"))
+        self.assertIsNone(request.outcome)
+        self.finish(failed(parent, "FUNCTION_ERROR"))
+        self.assertEqual((request.outcome, request.failure_reason), ("failure", failure("OOM")))
+
+    def test_what_was_caught_is_not_the_requests_error(self) -> None:
+        self.deploy("main", "child")
+        request = self.invoke()
+        parent = self.one()
+        self.log(parent, plan("c1", call("c1", "child")))
+        self.finish(failed(self.one(), "REQUEST_ERROR", request_error=payload("file:///blobs/error")))
+        self.finish(failed(parent, "FUNCTION_ERROR"))
+        self.assertEqual((request.outcome, request.failure_reason), ("failure", failure("FUNCTION_ERROR")))
+        self.assertIsNone(request.failed_run.request_error)
+
+    def test_a_failure_after_its_caller_has_ended_fails_the_request(self) -> None:
+        self.deploy("main", "child", "tail")
+        request = self.invoke()
+        parent = self.one()
+        self.log(parent, plan("c1", call("c1", "child")))
+        child = self.one()
+        self.finish(completed(parent, updates=plan("t", call("t", "tail"))))
+        self.one()
+        self.finish(failed(child, "FUNCTION_TIMEOUT"))
+        self.assertEqual((request.outcome, request.failure_reason), ("failure", failure("FUNCTION_TIMEOUT")))
+
+    def test_a_failed_tail_call_is_heard_by_the_caller_before_it(self) -> None:
+        self.deploy("main", "child", "tail")
+        request = self.invoke()
+        parent = self.one()
+        self.log(parent, plan("c1", call("c1", "child")))
+        self.finish(completed(self.one(), updates=plan("t", call("t", "tail"))))
+        self.finish(failed(self.one(), "FUNCTION_ERROR"))
+        [result] = self.peer.results()
+        self.assertEqual((result.function_call_id, result.outcome_code), ("c1", 2))
+        self.assertIsNone(request.outcome)
+
+    def test_calls_that_need_a_failed_call_fail_with_it(self) -> None:
+        self.deploy("main", "child", "outer")
+        request = self.invoke()
+        parent = self.one()
+        self.log(parent, plan("o2", call("c1", "child"), call("o1", "outer", "c1"), call("o2", "outer", "o1", "c1")))
+        self.finish(failed(self.one(), "FUNCTION_ERROR"))
+        results = self.peer.results()
+        self.assertEqual({result.function_call_id for result in results}, {"c1", "o1", "o2"})
+        self.assertEqual(len(results), 3)
+        self.assertEqual({result.outcome_code for result in results}, {2})
+        # One that is made later needs it as well.
+        self.log(parent, plan("o3", call("o3", "outer", "o1")))
+        [result] = self.peer.results()
+        self.assertEqual((result.function_call_id, result.outcome_code), ("o3", 2))
+        self.assertEqual(self.allocations(), [])
+        self.assertIsNone(request.outcome)
+
+    def test_calls_of_a_tail_plan_fail_the_request_once(self) -> None:
+        self.deploy("main", "child", "tail")
+        request = self.invoke()
+        self.finish(completed(self.one(), updates=plan("t", call("c1", "child"), call("t", "tail", "c1"))))
+        self.finish(failed(self.one(), "FUNCTION_ERROR"))
+        self.assertEqual((request.outcome, request.failure_reason), ("failure", failure("FUNCTION_ERROR")))
+        self.assertEqual([event for event in request.events if "RequestFinished" in event], request.events[-1:])
 
     def test_calls_wait_for_their_arguments(self) -> None:
         self.deploy("main", "a", "b")
