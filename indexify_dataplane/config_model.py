@@ -220,7 +220,7 @@ class HttpProxy:
     )
     client_idle_timeout_secs: float = key(seconds(), "Close clients' connections idle for longer; 0 never.", 75.0)
     head_timeout_secs: float = key(seconds(0.001), "Time for a request's head, from its first byte.", 60.0)
-    drain_secs: float = key(seconds(), "Time for running requests when the node stops.", 10.0)
+    drain_secs: float = key(seconds(), "Time for running requests when the node stops.", 3.0)
     upgrade_idle_timeout_secs: float = key(seconds(), "Close upgraded connections idle for longer; 0 never.", 0.0)
     strip_credentials: bool = key(BOOLEAN, "Take the Authorization header off before a request is passed on.", False)
     shared_secret_file: str | None = key(

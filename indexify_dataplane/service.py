@@ -264,9 +264,9 @@ class Root(MultiService):
             return
         if failure.check(*EXPECTED):
             log.error("the node cannot start", error=str(failure.value))
-            print(f"Error: the node cannot start: {failure.value}", file=sys.__stderr__)
         else:
             log.failure("the node cannot start", failure)
+        print(f"Error: the node cannot start: {failure.getErrorMessage()}", file=sys.__stderr__)
         self._fail()
 
     def _part_died(self, failure: Failure) -> None:

@@ -10,6 +10,7 @@ from .reactor import install
 install()
 
 import os  # noqa: E402
+import sys  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from twisted.application.twist._options import TwistOptions  # noqa: E402
@@ -37,7 +38,10 @@ class Options(NodeOptions, usage.Options):
         try:
             self.loaded = self.load(os.environ)
         except ConfigError as error:
-            raise usage.UsageError("\n".join(f"Error: {problem}" for problem in error.problems)) from error
+            # Not a UsageError: twistd and twist would each tell it in a way and with an exit code of their own.
+            for problem in error.problems:
+                print(f"Error: {problem}", file=sys.stderr)
+            raise SystemExit(1) from error
         parent: Any = getattr(self, "parent", None)
         if parent is None:
             return
