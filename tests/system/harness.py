@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,9 @@ BIN = Path(sys.executable).parent
 PROGRAM = str(BIN / "indexify-dataplane")
 PATIENCE = 30.0
 """Seconds for what usually takes a fraction of one; machines that run tests are busy."""
+
+HUMAN_LINE = re.compile(r"\S+Z +[A-Z]+ \S+: (.*)$")
+FIELD = re.compile(r' (\w+)=("(?:[^"\\]|\\.)*"|\S+)')
 
 SMALL = {"cpus": 0.1, "memory_mb": 16, "ephemeral_disk_mb": 16}
 ROOMY = {"cpu_count": 64, "memory_bytes": 64 << 30, "disk_bytes": 1 << 40}
@@ -205,7 +209,7 @@ class Node(Child):
     """A node; ``ready`` waits until it has started and knows its ports."""
 
     def __init__(self, site: Site, config: Path, *, name: str, command: Sequence[str] | None = None, **options: Any):
-        self.config = yaml.safe_load(config.read_text())
+        self.config_file = config
         options.setdefault("cwd", site.path)
         super().__init__(command or [PROGRAM, "--config", str(config)], log=site.path / f"{name}.log", **options)
         self._skip = self.log.stat().st_size  # what an earlier node with this name wrote
@@ -224,10 +228,15 @@ class Node(Child):
             return file.read().decode(errors="replace")
 
     def events(self, message: str | None = None) -> list[dict[str, Any]]:
-        """The log's events as ``fields``, all or those with this message; only for a node that logs JSON."""
-        lines = [json.loads(line) for line in self.said.splitlines() if line.startswith("{") and line.endswith("}")]
-        fields = [dict(line["fields"]) for line in lines]
-        return [each for each in fields if message in (None, each["message"])]
+        """The log's events as their fields, in either format: all, or those with this message."""
+        found = []
+        for line in self.said.splitlines():
+            if line.startswith("{") and line.endswith("}"):
+                found.append(dict(json.loads(line)["fields"]))
+            elif text := HUMAN_LINE.match(line):
+                fields = {name: value.strip('"') for name, value in FIELD.findall(text[1])}
+                found.append({"message": FIELD.split(text[1])[0], **fields})
+        return [each for each in found if message in (None, each["message"])]
 
     def event(self, message: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The first event with this message, when it was said."""
