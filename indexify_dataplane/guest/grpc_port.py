@@ -21,6 +21,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
+from .frame_lengths import FrameLengths
 from .grpc_messages import MalformedMessage, decode_signal_request, encode_health_response, encode_signal_response
 from .logs import Log
 from .router import TOKEN_HEADER, token_matches
@@ -139,6 +140,7 @@ class _Http2Connection(asyncio.Protocol):
         self._log = log
         self._transport: asyncio.Transport | None = None
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self._lengths = FrameLengths()
         self._open: dict[int, _Call] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -175,6 +177,7 @@ class _Http2Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         try:
+            self._lengths.check(data)
             for event in self._h2.receive_data(data):
                 self._take(event)
         except ProtocolError as error:
@@ -203,12 +206,19 @@ class _Http2Connection(asyncio.Protocol):
         elif isinstance(event, StreamEnded):
             call = self._open.pop(event.stream_id, None)
             if call is not None:
-                self._answer(event.stream_id, call)
+                self._end(event.stream_id, call)
         elif isinstance(event, StreamReset):
             self._open.pop(event.stream_id, None)
         elif isinstance(event, ConnectionTerminated):
             assert self._transport is not None
             self._transport.close()
+
+    def _end(self, stream: int, call: _Call) -> None:
+        try:
+            self._answer(stream, call)
+        except ProtocolError as error:
+            # h2 has read on: the caller's reset of this call is among the events to come. The others' calls go on.
+            self._log.debug("gRPC call has no caller any more", path=call.path, error=str(error))
 
     def _answer(self, stream: int, call: _Call) -> None:
         if not call.is_grpc:
