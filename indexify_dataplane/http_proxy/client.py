@@ -332,7 +332,8 @@ class Http1Client(asyncio.Protocol):
         self._resume()
 
     def _resume(self) -> None:
-        if not self._held and not self._buffer and not self._half_closed and not self.transport.is_closing():
+        waits = self._buffer and self._state != HEAD  # a head that has begun is there for its rest to come
+        if not self._held and not waits and not self._half_closed and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def exchange_ended(self) -> None:
