@@ -16,7 +16,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import Frame, GoAwayFrame
 
 from .head import MAX_HEAD, parse_trailer
 from .shared import HIGH_WATER, LOW_WATER, Shared, prepare
@@ -57,6 +57,18 @@ def trailer_lines(fields: Any) -> list[bytes]:
         return []
     found = (parse_trailer(name + b": " + value) for name, value in fields if name[:1] != b":")
     return [line for line in found if line is not None]
+
+
+class LenientConnection(h2.connection.H2Connection):
+    """One that goes on after a GOAWAY: streams up to its last number may end (RFC 9113 section 6.8), and servers that
+    shut down in order rely on it. h2 takes it for the end, and throws away what was to be sent."""
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
+        event = h2.events.ConnectionTerminated()
+        event.error_code = frame.error_code
+        event.last_stream_id = frame.last_stream_id
+        event.additional_data = frame.additional_data or None
+        return [], [event]
 
 
 class FrameLengths:
@@ -151,7 +163,7 @@ class Http2Connection(asyncio.Protocol):
 
     def __init__(self, shared: Shared, client_side: bool) -> None:
         self._shared = shared
-        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=client_side, header_encoding=None))
+        self._h2 = LenientConnection(h2.config.H2Configuration(client_side=client_side, header_encoding=None))
         self._streams: dict[int, Any] = {}
         self._waiting: dict[int, Http2Stream] = {}
         self._paused = False

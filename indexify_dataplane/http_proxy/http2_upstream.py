@@ -268,7 +268,10 @@ class Http2Call(Http2Stream):
         if head.grpc or head.te_trailers:
             fields.append((b"te", b"trailers"))
         alone = complete and not body and not trailers
-        if self._connection.send_head(self, fields, ended=alone) and not alone:
+        if not self._connection.send_head(self, fields, ended=alone):
+            # Without a frame there is no stream whose end would be told.
+            self.reset_by_container(ErrorCodes.REFUSED_STREAM)
+        elif not alone:
             self.send(body, complete, trailers)
 
     def body(self, payload: bytes, complete: bool, trailers: list[bytes]) -> None:
