@@ -36,6 +36,7 @@ _REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([\x21-\x7e]+) HTTP/1\.([0
 _VERSIONED = re.compile(rb"[^ ]+ [^ ]+ HTTP/(\d)\.(\d)\r\n")
 _ABSOLUTE = re.compile(rb"http://([^/?#]+)((?:[/?].*)?)", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+;=:\[\]]*")
+_THIS_MACHINE = re.compile(rb"Host: (?:localhost|127\.0\.0\.1)(?::\d+)?")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _ENCODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -220,7 +221,7 @@ class RequestHead:
         target = self.target
         if target[0] != 47 or b"#" in target:
             self._other_target()
-        if self.hosts != 1 and (self.hosts or self.minor):
+        if self.hosts != 1 and (self.hosts or self.minor) and not self._proxy_named_too():
             raise bad_request("A request needs one Host field, and no more")
         if self.host is not None and not _HOST.fullmatch(self.host):
             raise bad_request("The Host field is not a host")
@@ -232,6 +233,21 @@ class RequestHead:
             self._apply_connection()
         if self.minor == 0:
             self.expects_continue = False
+
+    def _proxy_named_too(self) -> bool:
+        """Whether this opens a WebSocket and names this proxy before the sandbox, which then is the host.
+
+        The terminals of SDKs from 0.4.41 to 0.5.97 at least do that when the proxy is on their own machine. No server
+        in front of this one can have routed by the first name, so the two cannot mean different things to two hops.
+        """
+        if self.hosts != 2 or self.upgrade is None or self.upgrade.lower() != b"websocket":
+            return False
+        first = next(line for line in self.lines if line.startswith(b"Host: "))
+        if not _THIS_MACHINE.fullmatch(first):
+            return False
+        self.lines.remove(first)
+        self.hosts = 1
+        return True
 
     def _other_target(self) -> None:
         if self.target == b"*" and self.method == b"OPTIONS":

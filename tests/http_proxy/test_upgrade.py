@@ -81,6 +81,38 @@ class Upgrades(EdgeCase):
         self.assertEqual(self.edge.idle_upstreams, 0)
 
     @in_loop
+    async def test_a_client_that_names_the_proxy_before_the_sandbox(self) -> None:
+        """As released SDKs open terminals; any other request with two hosts is refused."""
+        seen = asyncio.get_running_loop().create_future()
+
+        async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+            seen.set_result(await read_head(reader))
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            await writer.drain()
+
+        await self.start_server(server)
+        await self.start_edge()
+        refused = {
+            "two sandboxes": (b"sb-1.local", b"sb-2.local", UPGRADE),
+            "the proxy last": (b"sb-1.local", b"localhost", UPGRADE),
+            "three": (b"localhost", b"sb-1.local\r\nHost: sb-1.local", UPGRADE),
+            "another machine": (b"localhost.example.org", b"sb-1.local", UPGRADE),
+            "no upgrade": (b"localhost", b"sb-1.local", b""),
+            "another upgrade": (b"localhost", b"sb-1.local", UPGRADE.replace(b"websocket", b"other")),
+        }
+        for name, (first, second, rest) in refused.items():
+            client = await self.connect()
+            client.send(b"GET /x HTTP/1.1\r\nHost: %b\r\nHost: %b\r\n%b\r\n" % (first, second, rest))
+            self.assertTrue((await client.closed()).startswith(b"HTTP/1.1 400 "), name)
+        client = await self.connect()
+        client.send(b"GET /x HTTP/1.1\r\n%bHost: localhost:9443\r\nHost: sb-1.local\r\n\r\n" % UPGRADE)
+        self.assertIn(b" 101 ", await read_head(client.reader))
+        head = await seen
+        hosts = [line for line in head.lower().split(b"\r\n") if line.startswith(b"host:")]
+        self.assertEqual(hosts, [b"host: sb-1.local"])
+        self.assertNotIn(b"9443", head)
+
+    @in_loop
     async def test_no_idle_cut(self) -> None:
         await self.start_server(websocket_echo)
         await self.start_edge()
