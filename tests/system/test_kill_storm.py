@@ -18,6 +18,8 @@ from .wishes import Wishes
 
 STEADY = 20
 """Sandboxes that run all the time."""
+UNHEARD_SECS = 8.0
+"""After lives too short for a heartbeat one gets more time: the server gives up an executor after 30 s."""
 
 
 class Storm:
@@ -26,10 +28,13 @@ class Storm:
         self.wishes = wishes
         self.killed_while: Counter[str] = Counter()
         self.pending_reports = 0
+        self.heard = time.monotonic()
 
     def strike(self, node: Node) -> None:
         """Kill the node at any time of its life, in every other case while the server does not take its reports."""
         chance = self.wishes.chance
+        if time.monotonic() - self.heard > UNHEARD_SECS:
+            node.event("connection state changed", 60)
         lasts = chance.choice([chance.uniform(0.0, 1.0), chance.uniform(1.0, 3.0)])
         while time.monotonic() - node.began < lasts:
             if chance.random() < 0.2:
@@ -47,6 +52,8 @@ class Storm:
         if deaf:
             self.server.send_signal(signal.SIGCONT)
         began = any(each["message"] == "node started" for each in said)
+        if any(each["message"] == "connection state changed" for each in said):
+            self.heard = time.monotonic()
         self.killed_while["running" if began else "starting"] += 1
         recovered = [each for each in said if each["message"] == "records recovered"]
         self.pending_reports += sum(each["undelivered_reports"] for each in recovered)
