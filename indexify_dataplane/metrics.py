@@ -14,6 +14,7 @@ from typing import ClassVar
 from attrs import frozen
 from twisted.logger import Logger
 
+from .core.model import TerminationReason
 from .metrics_catalog import CATALOG, Kind, Metric
 
 log = Logger()
@@ -180,3 +181,20 @@ class Metrics:
         if name not in self._told:
             self._told.add(name)
             log.error("metric is wrong", metric=name, error=problem)
+
+
+def begin_counters(metrics: Metrics) -> None:
+    """Make the counters that alerts are built on, at 0: a rate needs a first value before the first event."""
+    for name in (
+        "desired_state.received",
+        "desired_state.function_executors",
+        "desired_state.containers",
+        "desired_state.allocations",
+        "heartbeat.success",
+        "heartbeat.failures",
+    ):
+        metrics.counter(name)
+    for kind in ("function", "sandbox"):
+        metrics.counter("containers.started", container_type=kind)
+        for reason in TerminationReason:
+            metrics.counter("containers.terminated", container_type=kind, reason=reason.name.lower())

@@ -179,10 +179,6 @@ class Reconciliation(Service):
         self._batch.changes.append((REPLACE_REPORT, (body, report_id)))
         self._arm()
 
-    def flushed(self) -> Deferred[None]:
-        """Fires when everything decided so far is stored."""
-        return self._when_stored()
-
     def _when_stored(self) -> Deferred[None]:
         waiting: Deferred[None] = Deferred(_never)
         self._batch.waiting.append(waiting)
@@ -233,6 +229,7 @@ class Reconciliation(Service):
     def _commit(self, batch: Batch) -> None:
         if not batch.changes:
             self._perform(batch)
+            self._go_on()
             return
         self._committing = True
         commit = self._store.commit(batch.changes)
@@ -245,6 +242,10 @@ class Reconciliation(Service):
             self._store_failed = False
             log.info("the store can be written again", path=str(self._store.path))
         self._perform(batch)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """After a batch: the next one, or nothing is left to write."""
         if self._batch.changes or self._batch.effects or self._batch.waiting:
             self._arm()
         else:
@@ -295,6 +296,9 @@ class Reconciliation(Service):
             case Unwatch(container_id):
                 self._unwatch(container_id)
             case Terminate():
+                if effect.container_id in self._watches:
+                    # One that is told to end may say that it is unhealthy; only its exit matters now.
+                    self._watches[effect.container_id].stop_asking()
                 self._run(Deferred.fromCoroutine(work.containers.terminate(effect)))
             case Kill():
                 self._run(Deferred.fromCoroutine(work.containers.kill(effect)))

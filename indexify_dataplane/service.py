@@ -14,8 +14,9 @@ import random
 import sys
 import time
 import uuid
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
@@ -39,7 +40,7 @@ from .host.resources import HostResources, ResourcesUnknown, probe
 from .host.usage import FreeResources
 from .http_proxy.edge import Edge
 from .logs import LogPipe, create, start
-from .metrics import Metrics
+from .metrics import Metrics, begin_counters
 from .monitoring import Monitoring
 from .otlp import metrics_push
 from .process import Signals, exit_with, exit_within, quiet_libraries, raise_file_limit
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .cli import DevOptions
 
 log = Logger()
+T = TypeVar("T")
 
 DRAIN_SECS = 3.0
 """How long reports may still be delivered at a stop; whoever stops the node kills it after five seconds."""
@@ -130,17 +132,21 @@ class Root(MultiService):
         self._tell_configuration()
         build.check_drivers(config)
         self.metrics = metrics = Metrics()
+        begin_counters(metrics)
         self._pool = Pool(reactor, "files", 4)
         self._pool.start()
         self._up.append(self._pool)
-        os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"state_dir: {config.state_dir} cannot be made: {error.strerror}") from error
         self._view = view = View(self, started_at=time.time(), instance_id=self._instance_id())
         self.monitoring = Monitoring(
             reactor=reactor, host=config.monitoring.listen_addr, port=config.monitoring.port, view=view,
             metrics=metrics, clock=reactor, wall=time.time,
         )  # fmt: skip
         self._own(self.monitoring)
-        await self.monitoring.start()
+        await self._named("monitoring.port", self.monitoring.start())
         server_addr = await self._start_dev() if self._dev is not None else config.server_addr
         disks = build.disks(config)
         resources = probe(
@@ -159,7 +165,7 @@ class Root(MultiService):
         )  # fmt: skip
         self.proxy = ProxyService(edge=self.edge, drain_secs=config.http_proxy.drain_secs)
         self._own(self.proxy)
-        address, port = await self.proxy.start()
+        address, port = await self._named("http_proxy.port", self.proxy.start())
         self._identity = build.identity(config, resources, build.advertised(config, port))
         log.info("Starting HTTP proxy server", listen_addr=f"{address}:{port}",
                  advertise_addr=self._identity.proxy_address)  # fmt: skip
@@ -173,6 +179,13 @@ class Root(MultiService):
         dataplane.connect(self)
         await self._start_telemetry(disks, view.instance_id)
         log.info("node started", executor_id=dataplane.executor_id, version=__version__)
+
+    async def _named(self, key: str, work: Coroutine[Any, Any, T]) -> T:
+        """Say which key of the configuration a failed bind belongs to."""
+        try:
+            return await work
+        except (OSError, CannotListenError) as error:
+            raise OSError(f"{key}: {error}") from error
 
     async def _open(self, resources: HostResources) -> None:
         config = self._config

@@ -154,13 +154,47 @@ class Store:
             self._take_lock()
             self._connect()
             return self._load(offset)
+        except StoreError:
+            self._close()
+            raise
         except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"the store {self.path} cannot be read: {error}; move it away to start empty "
-                "(its containers are then stopped as orphans)"
-            ) from error
+            self._close()
+            raise StoreError(self._problem(error)) from error
         except OSError as error:
+            self._close()
             raise StoreError(f"the store {self.path} cannot be opened: {error}") from error
+
+    def _problem(self, error: sqlite3.DatabaseError) -> str:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return (
+                f"the store {self.path} is damaged: {error}; move it away, without {self._identity_file.name}, "
+                "to start empty (its containers are then stopped as orphans)"
+            )
+        return (
+            f"the store {self.path} cannot be used now: {error}; nothing is wrong with its content: make room or mend "
+            "the disk and start again, its containers are then adopted"
+        )
+
+    @property
+    def _identity_file(self) -> Path:
+        """Keeps the executor id beside the store: should the store get lost, its containers are still known as ours."""
+        return self.path.with_suffix(".executor-id")
+
+    def _remembered_id(self) -> str | None:
+        try:
+            return self._identity_file.read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def _remember(self, executor_id: str) -> None:
+        unfinished = self._identity_file.with_suffix(".executor-id.new")
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{executor_id}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(self._identity_file)
 
     def _take_lock(self) -> None:
         for candidate in _candidates(self._wanted) if self._others else (self._wanted,):
@@ -198,13 +232,19 @@ class Store:
             raise StoreError(
                 f"the store {self.path} was written by a newer version (schema {version}, this one reads {SCHEMA})"
             )
-        connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
+        if version < SCHEMA:
+            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
 
     def _load(self, offset: float) -> Loaded:
         connection = self._connected()
         meta = dict(connection.execute("SELECT key, value FROM meta"))
+        remembered = self._remembered_id()
+        if "executor_id" not in meta and remembered is not None:
+            meta["executor_id"] = remembered
         stored = meta.get("executor_id")
         executor_id, earlier = _identity(meta, self._configured_id)
+        if executor_id != remembered:
+            self._remember(executor_id)
         assert self._lock is not None
         os.pwrite(self._lock, f"pid {os.getpid()}, executor {executor_id}\n".encode(), 0)
         return Loaded(

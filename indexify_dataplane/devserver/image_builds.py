@@ -1,11 +1,11 @@
 """Image builds that SDKs ask for before they deploy: everything is accepted and noted, no image is made.
 
-Newer SDKs build the images of an application themselves: they ask the control plane for a builder (a sandbox of an image
-that it names, and a command), move the build context and a specification there, run the command and hand the metadata
-that it wrote back. This control plane makes no images, because its node runs functions with what its driver gives them
-(fork-exec: the executor's own environment). So its builders are no sandboxes: nothing runs and nothing is written to
-disk. The preparations that SDKs run find nothing to do, the builder's command says what was not done, and whatever
-else is run fails as a program that does not exist.
+Newer SDKs build the images of an application themselves: they ask the control plane for a builder (a sandbox of an
+image that it names, and a command), move the build context and a specification there, run the command and hand the
+metadata that it wrote back. This control plane makes no images, because its node runs functions with what its driver
+gives them (fork-exec: the executor's own environment). So its builders are no sandboxes: nothing runs and nothing is
+written to disk. The preparations that SDKs run find nothing to do, the builder's command says what was not done, and
+whatever else is run fails as a program that does not exist.
 """
 
 from __future__ import annotations

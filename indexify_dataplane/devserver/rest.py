@@ -107,8 +107,8 @@ Route = Callable[..., Answer]
 
 @frozen
 class Pattern:
-    """A method and a path with ``{names}``, each one segment. ``any_size``: the route needs only the beginning of a body
-    that is over the limit."""
+    """A method and a path with ``{names}``, each one segment. ``any_size``: the route needs only the beginning of a
+    body that is over the limit."""
 
     method: str
     path: str

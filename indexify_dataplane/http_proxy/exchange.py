@@ -14,6 +14,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
 from ..drivers.base import PortRefused
@@ -33,6 +34,9 @@ from .upstream import Http1Upstream
 
 if TYPE_CHECKING:
     from .http2_upstream import Http2Upstreams
+
+RESENT = frozenset({502, 503, 504})
+"""Statuses on which SDKs send a request again, whatever its method."""
 
 log = Logger(namespace="indexify_dataplane.http_proxy")
 
@@ -293,6 +297,10 @@ class Exchange:
             return
         if self._upstream is not None:
             address = self._upstream.address
+        sent = self._complete and self._stage is not CONNECTING
+        if sent and self.head.method not in IDEMPOTENT and reply.status in RESENT:
+            # The container has the whole order and may have carried it out: no status that SDKs send it again on.
+            reply = evolve(reply, status=500)
         with self._span():
             log.error(
                 "Proxy error", error_type=reply.code, error=error, container_addr=address,

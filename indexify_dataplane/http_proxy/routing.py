@@ -123,6 +123,10 @@ class Router:
         if not label or "." in label:
             return None
         found = self._routes.find(label)
+        if found is None and label != label.lower():
+            # Host names are alike in both cases; ids that the server makes are in lower case.
+            label = label.lower()
+            found = self._routes.find(label)
         parts = _PORT_AND_ID.fullmatch(label) if found is None else None
         if parts is None:
             return label, None, found

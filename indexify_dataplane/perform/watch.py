@@ -47,6 +47,7 @@ class ContainerWatch:
         self._asking: Deferred[None] | None = None
         self._stop_driver: Callable[[], None] | None = None
         self._stopped = False
+        self._quiet = False
 
     def start(self) -> None:
         handle = self._effect.handle
@@ -59,11 +60,16 @@ class ContainerWatch:
 
     def stop(self) -> None:
         self._stopped = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self.stop_asking()
         if self._stop_driver is not None:
             self._stop_driver()
             self._stop_driver = None
+
+    def stop_asking(self) -> None:
+        """No more questions about its health; its exit is still told."""
+        self._quiet = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         if self._asking is not None:
             self._asking.cancel()
 
@@ -73,7 +79,7 @@ class ContainerWatch:
             self._submit(Exited(self._effect.container_id, self._effect.handle.id, status))
 
     def _schedule(self) -> None:
-        if not self._stopped:
+        if not self._quiet:
             self._timer = self._clock.callLater(self._interval, self._ask)
 
     def _ask(self) -> None:
@@ -111,5 +117,5 @@ class ContainerWatch:
             threshold=self._threshold,
             error=problem,
         )
-        if self._bad >= self._threshold and not self._stopped:
+        if self._bad >= self._threshold and not self._quiet:
             self._submit(Unhealthy(effect.container_id, effect.handle.id, problem))
