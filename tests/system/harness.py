@@ -280,7 +280,8 @@ class Site:
         """A configuration file for a node of its own: JSON logs, free ports, a directory below this one."""
         loopback = {"port": 0, "listen_addr": "127.0.0.1"}
         content = {
-            "env": "test", "server_addr": "http://127.0.0.1:1", "state_dir": str(self.path / name), "fork_exec": {"allow_unisolated": True},
+            "env": "test", "server_addr": "http://127.0.0.1:1",
+            "state_dir": str(self.path / name), "fork_exec": {"allow_unisolated": True},
             "http_proxy": loopback, "monitoring": loopback, "resource_overrides": ROOMY, "stop_grace_secs": 1.0,
             "function_executor": {"code_cache_path": str(self.path / name / "code")}, **keys,
         }  # fmt: skip
