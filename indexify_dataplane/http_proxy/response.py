@@ -135,5 +135,7 @@ def _check_with_both_lengths(head: bytes) -> None:
     parser.set_dangerous_leniencies(lenient_chunked_length=True)
     try:
         parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        return
     except httptools.HttpParserError as error:
         raise ValueError(f"the head cannot be read: {error}") from error
