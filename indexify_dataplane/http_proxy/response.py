@@ -136,6 +136,6 @@ def _check_with_both_lengths(head: bytes) -> None:
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:
-        return
+        raise ValueError("an upgrade has no body, and this one frames one twice") from None
     except httptools.HttpParserError as error:
         raise ValueError(f"the head cannot be read: {error}") from error
