@@ -264,12 +264,11 @@ class Message:
 
     @property
     def framing(self) -> tuple[str, int]:
-        for name, value in self.head.headers:
-            if name == b"transfer-encoding":
-                return "chunked", 0
-        for name, value in self.head.headers:
-            if name == b"content-length":
-                return "length", int(value)
+        if self.values(b"transfer-encoding"):
+            return "chunked", 0
+        lengths = self.values(b"content-length")
+        if lengths:
+            return "length", int(lengths[0])
         return "none", 0
 
     def values(self, name: bytes) -> list[bytes]:
