@@ -54,12 +54,13 @@ class Fleet:
 
     def candidates(self, need: Amount, namespace: str, application: str, function: str) -> list[Executor]:
         """Registered executors that may and can take a container, the least loaded first."""
-        fitting = [
-            executor
-            for executor in self.registered()
-            if allows(executor, namespace, application, function) and need.fits_into(executor.free)
-        ]
+        permitted = self.permitted(namespace, application, function)
+        fitting = [executor for executor in permitted if need.fits_into(executor.free)]
         return sorted(fitting, key=lambda executor: (len(executor.containers), executor.id))
+
+    def permitted(self, namespace: str, application: str, function: str) -> list[Executor]:
+        """Registered executors whose allowlists admit the function."""
+        return [e for e in self.registered() if allows(e, namespace, application, function)]
 
     # Containers
 

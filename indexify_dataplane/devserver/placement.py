@@ -8,6 +8,7 @@ from typing import Any
 
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
+from .crowding import crowded, is_waited_for, make_room
 from .events import Story
 from .fleet import Fleet, labels_match
 from .runs import Runs
@@ -77,12 +78,33 @@ class Placement:
             limit = function["max_containers"]
             if limit is not None and len(siblings) >= limit:
                 return False
-            started = self._start(application, request.version, run.function, function)
+            description = self._describe(application, request.version, run.function, function)
+            started = self._start(description, function) or self._squeeze(run, siblings, description, function)
             if started is None:
                 return False
             container = started
         self._assign(run, container)
         return True
+
+    def _squeeze(
+        self, run: FunctionRun, siblings: list[Container], description: pb.ContainerDescription, function: Any
+    ) -> Container | None:
+        """There is no room: do without for a call that somebody waits for, else make some, which takes a while."""
+        reference = description.function
+        may = [
+            executor
+            for executor in self._fleet.permitted(
+                reference.namespace, reference.application_name, reference.function_name
+            )
+            if labels_match(executor, function["placement_constraints"]["filter_expressions"])
+        ]
+        need = Amount.of_container(description.resources)
+        executor = crowded(may, need) if is_waited_for(run, siblings) else None
+        if executor is not None:
+            return self._fleet.place(executor, description)
+        if not siblings:
+            make_room(may, need, self._retire)
+        return None
 
     def _assign(self, run: FunctionRun, container: Container) -> None:
         allocation = Allocation(
@@ -121,8 +143,8 @@ class Placement:
             function_call_metadata=run.metadata,
         )
 
-    def _start(self, application: Application, version: str, name: str, function: Any) -> Container | None:
-        description = pb.ContainerDescription(
+    def _describe(self, application: Application, version: str, name: str, function: Any) -> pb.ContainerDescription:
+        return pb.ContainerDescription(
             id=self._world.fresh_id(),
             function=pb.FunctionRef(
                 namespace=application.namespace,
@@ -139,10 +161,13 @@ class Placement:
             container_type=pb.CONTAINER_TYPE_FUNCTION,
             pool_id=f"{application.name}|{name}|{version}",
         )
+
+    def _start(self, description: pb.ContainerDescription, function: Any) -> Container | None:
         need = Amount.of_container(description.resources)
-        filters = function["placement_constraints"]["filter_expressions"]
-        for executor in self._fleet.candidates(need, application.namespace, application.name, name):
-            if labels_match(executor, filters):
+        reference = description.function
+        names = (reference.namespace, reference.application_name, reference.function_name)
+        for executor in self._fleet.candidates(need, *names):
+            if labels_match(executor, function["placement_constraints"]["filter_expressions"]):
                 return self._fleet.place(executor, description)
         return None
 
@@ -161,7 +186,8 @@ class Placement:
             limit = function["max_containers"]
             room = math.inf if limit is None else limit - len(members)
             for _ in range(int(min(missing, room))):
-                if self._start(application, application.current, name, function) is None:
+                description = self._describe(application, application.current, name, function)
+                if self._start(description, function) is None:
                     return
 
     def _consider_idle(self, container: Container) -> None:

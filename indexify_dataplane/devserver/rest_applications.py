@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 from typing import Any, BinaryIO
 
 import msgspec
@@ -26,11 +27,15 @@ log = Logger()
 DEPLOY_BYTES = 6 * 1024 * 1024
 KEEP_ALIVE_SECS = 1.0
 CHUNK_BYTES = 64 * 1024
+DEFAULT_NAMESPACE = "default"
 JSON, EVENTS = "application/json", "text/event-stream"
 
 
 class ApplicationRoutes:
-    """Binds the routes to an engine; ``clock`` paces the keep-alive comments of event streams."""
+    """Binds the routes to an engine; ``clock`` paces the keep-alive comments of event streams.
+
+    Without a namespace in the path, as in the commands that newer SDKs print after a deployment, it is the default one.
+    """
 
     def __init__(self, engine: Engine, clock: Any) -> None:
         self._engine = engine
@@ -54,7 +59,11 @@ class ApplicationRoutes:
             Pattern("GET", request + "/progress", self.progress),
             Pattern("GET", request + "/output/{call_id}", self.call_output),
         ]
-        return found + [Pattern(method, request + "/output", self.output) for method in ("GET", "HEAD")]
+        found += [Pattern(method, request + "/output", self.output) for method in ("GET", "HEAD")]
+        return found + [
+            Pattern(each.method, each.path.removeprefix(TENANT), partial(each.route, namespace=DEFAULT_NAMESPACE))
+            for each in found
+        ]
 
     # Applications
 

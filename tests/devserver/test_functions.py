@@ -705,3 +705,123 @@ class ApplicationTests(FunctionCase):
         self.assertEqual(kinds(self.peer.take()), ["remove_container"])
         self.finish(completed(allocation, value=payload()))
         self.assertEqual(self.engine.world.requests, {})
+
+
+class CrowdingTests(FunctionCase):
+    """A machine of two CPUs, functions of one each."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.engine, self.clock = make_engine(idle_container_secs=60)
+        self.peer = Peer(self.engine)
+        self.peer.register(resources=host(cpus=2))
+        self.known: set[str] = set()
+
+    def started(self) -> list[str]:
+        """Functions whose containers are ordered for the first time."""
+        ordered = [c.add_container.container for c in self.commands if c.HasField("add_container")]
+        found = [container.function.function_name for container in ordered if container.id not in self.known]
+        self.known |= {container.id for container in ordered}
+        return found
+
+    def look(self) -> None:
+        self.commands = self.peer.take()
+        self.ordered = [c.run_allocation.allocation for c in self.commands if c.HasField("run_allocation")]
+
+    def test_nested_calls_do_not_wait_for_each_other(self) -> None:
+        self.deploy("a", "b", "c", "d")
+        request = self.invoke()
+        open_calls = []
+        for caller, called in (("a", "b"), ("b", "c"), ("c", "d")):
+            self.look()
+            self.assertEqual(self.started(), [caller])
+            open_calls += self.ordered
+            self.log(self.ordered[0], plan(f"call-{called}", call(f"call-{called}", called)))
+        self.look()
+        self.assertEqual(self.started(), ["d"])
+        for allocation in (*self.ordered, *reversed(open_calls)):
+            self.finish(completed(allocation, value=payload()))
+        self.assertEqual(request.outcome, "success")
+
+    def test_a_function_that_calls_itself_gets_another_container(self) -> None:
+        self.deploy("f")
+        self.invoke()
+        for depth in range(4):
+            self.look()
+            self.assertEqual(self.started(), ["f"], depth)
+            self.log(self.ordered[0], plan(f"c{depth}", call(f"c{depth}", "f")))
+
+    def test_only_the_first_container_is_above_capacity(self) -> None:
+        self.deploy("main", "wide")
+        self.invoke()
+        other = self.invoke()
+        self.look()
+        self.assertEqual(self.started(), ["main", "main"])
+        parent = self.ordered[0]
+        self.log(parent, plan("c1", call("c1", "wide"), call("c2", "wide"), call("c3", "wide")))
+        self.look()
+        self.assertEqual((self.started(), len(self.ordered)), (["wide"], 1))
+        self.finish(completed(self.ordered[0], value=payload()))
+        self.look()
+        self.assertEqual((self.started(), len(self.ordered)), ([], 1))
+        self.assertIsNone(other.outcome)
+
+    def test_calls_that_nobody_waits_for_wait_for_room(self) -> None:
+        self.deploy("main", "tail")
+        for _ in range(2):
+            self.invoke()
+        first, second = self.allocations()
+        self.peer.beat(started(first.container_id), started(second.container_id))
+        self.finish(completed(first, updates=plan("t1", call("t1", "tail"))))
+        # The idle container is in its way, and leaves.
+        self.look()
+        self.assertEqual(kinds(self.commands), ["remove_container"])
+        self.peer.beat(terminated(first.container_id, "FUNCTION_CANCELLED"))
+        self.look()
+        self.assertEqual((self.started(), len(self.ordered)), (["tail"], 1))
+        self.assertNotEqual(second.container_id, self.ordered[0].container_id)
+
+    def test_idle_containers_make_room_for_other_functions(self) -> None:
+        self.deploy("main", resources={"cpus": 2})
+        self.invoke()
+        first = self.one()
+        self.peer.beat(started(first.container_id))
+        self.finish(completed(first, value=payload()))
+        self.assertEqual(self.peer.take(), [])
+        other = {**manifest("g"), "name": "other"}
+        self.engine.applications.deploy("default", other, b"PK")
+        self.engine.applications.invoke("default", "other", b"[]", "application/json")
+        self.look()
+        self.assertEqual([c.remove_container.container_id for c in self.commands], [first.container_id])
+        # It is on its way out: nothing more is ended or started.
+        self.engine.applications.invoke("default", "other", b"[]", "application/json")
+        self.assertEqual(self.peer.take(), [])
+        self.peer.beat(terminated(first.container_id, "FUNCTION_CANCELLED"))
+        self.look()
+        self.assertEqual(self.started(), ["g", "g"])
+
+    def test_a_function_that_has_a_container_ends_no_others(self) -> None:
+        self.deploy("main", "wide")
+        self.invoke()
+        parent = self.one()
+        self.log(parent, plan("c1", call("c1", "wide")))
+        child = self.one()
+        self.peer.beat(started(parent.container_id), started(child.container_id))
+        self.finish(completed(child, value=payload()))
+        self.invoke()
+        self.look()
+        self.assertEqual((kinds(self.commands), self.ordered), ([], []))
+        self.finish(completed(parent, value=payload()))
+        self.look()
+        self.assertEqual([each.container_id for each in self.ordered], [parent.container_id])
+
+    def test_what_is_larger_than_the_machine_waits_and_ends_nothing(self) -> None:
+        self.deploy("main")
+        self.invoke()
+        first = self.one()
+        self.peer.beat(started(first.container_id))
+        self.finish(completed(first, value=payload()))
+        other = {**manifest("h", resources={"cpus": 3}), "name": "other"}
+        self.engine.applications.deploy("default", other, b"PK")
+        self.engine.applications.invoke("default", "other", b"[]", "application/json")
+        self.assertEqual(self.peer.take(), [])

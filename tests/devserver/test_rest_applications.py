@@ -88,6 +88,16 @@ class ApplicationTests(ApplicationCase):
 
         return Deferred.fromCoroutine(body())
 
+    def test_without_a_namespace_it_is_the_default_one(self) -> Deferred[None]:
+        async def body() -> None:
+            self.peer.register()
+            await self.deploy(manifest("f"))
+            made = await self.ask("POST", "/applications/app", b'["x"]', content_type="application/json")
+            request = f"/applications/app/requests/{made.json()['request_id']}"
+            self.assertEqual((await self.ask("GET", request)).json(), (await self.ask("GET", f"{NS}{request}")).json())
+
+        return Deferred.fromCoroutine(body())
+
     def test_what_is_refused(self) -> Deferred[None]:
         async def body() -> None:
             for response, message in (
