@@ -22,6 +22,10 @@ from typing import Any
 PORTS = {"rest": 8900, "grpc": 8901, "proxy": 8095, "monitoring": 8100, "sandbox_proxy": 9443}
 SIZE = 50 * 1000 * 1000
 NODE = Path(sys.executable).with_name("indexify-dataplane")
+ROOT = Path(__file__).parents[1]
+LINES = ["Once upon a time", "there was a node that ran what others wrote", "and lost nothing."]
+LIMIT_SECS = 90.0
+"""What may have passed when the SDK is there: a first run, all steps included, takes at most 120 s."""
 
 
 class Failed(Exception):
@@ -54,6 +58,10 @@ class Steps:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.count = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[list[str]]:
@@ -130,9 +138,43 @@ def marked(sandbox: str) -> list[str]:
     return found
 
 
+class Sdk:
+    """The newest SDK with its function executor, installed beside the demonstration's other steps.
+
+    ``folder`` is a name that can be on the node's PATH before the environment is there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = directory / "sdk"
+        self._output = directory / "sdk.log"
+        with self._output.open("wb") as log:
+            self._making = subprocess.Popen(
+                [ROOT / "scripts/executors", "newest"], stdout=log, stderr=log, start_new_session=True
+            )
+
+    def missing(self, seconds: float) -> str | None:
+        """Why there is none after this time, or None when it is there."""
+        try:
+            code = self._making.wait(max(seconds, 0))
+        except subprocess.TimeoutExpired:
+            self.stop()
+            return f"it was not installed within the {LIMIT_SECS:g} s of a first run; scripts/executors does it"
+        said = self._output.read_text(errors="replace").strip()
+        if code != 0:
+            return f"it cannot be installed: {said[-200:]}"
+        self.folder.symlink_to(said.split()[-1])
+        return None
+
+    def stop(self) -> None:
+        if self._making.poll() is None:
+            os.killpg(self._making.pid, signal.SIGTERM)
+            self._making.wait()
+
+
 class Demo:
     def __init__(self, directory: Path, at: dict[str, int]) -> None:
         self.directory = directory
+        self.sdk = Sdk(directory)
         self.at = at
         self.rest, self.proxy, self.monitoring = Http(at["rest"]), Http(at["proxy"]), Http(at["monitoring"])
         self.steps = Steps()
@@ -143,6 +185,7 @@ class Demo:
         with self.steps.step("start the node with its embedded control plane") as said:
             environ = {
                 **os.environ,
+                "PATH": f"{self.sdk.folder / 'bin'}:{os.environ['PATH']}",
                 "INDEXIFY__HTTP_PROXY__PORT": str(self.at["proxy"]),
                 "INDEXIFY__MONITORING__PORT": str(self.at["monitoring"]),
             }
@@ -233,6 +276,48 @@ class Demo:
             with self.steps.step(f"error answer: {name}") as said:
                 said.append(f"{status} {self.proxy.get('/api/v1/health', expected=status, headers=headers)}")
 
+    def application(self) -> None:
+        began = time.monotonic()
+        text = "deploy an application of three functions with the newest SDK"
+        missing = self.sdk.missing(LIMIT_SECS - float(os.environ.get("DEMO_BEGAN_SECS_AGO", 0)) - self.steps.seconds)
+        if missing is not None:
+            with self.steps.step(f"{text}: skipped") as said:
+                said.append(f"the SDK is missing: {missing}")
+            return
+        if time.monotonic() - began > 1:
+            print(f"    (the SDK was installed; {time.monotonic() - began:.0f} s more)")
+        with self.steps.step(text) as said:
+            said += self._deploy()
+        for name in ("call it, each function starts in a process of its own", "call it again, the processes are there"):
+            with self.steps.step(name) as said:
+                request = (
+                    "/applications/story/requests/" + self.rest.ask("POST", "/applications/story", LINES)["request_id"]
+                )
+                outcome = until("the request's end", lambda path=request: self.rest.get(path)["outcome"], 40)
+                if outcome != "success":
+                    raise Failed(f"the request ended with {outcome}: {self.rest.get(request)}")
+                said.append(self.rest.get(f"{request}/output").decode())
+        with self.steps.step("delete it, its processes end"):
+            self.rest.ask("DELETE", "/v1/namespaces/default/applications/story")
+            until("their end", lambda: not self.monitoring.get("/state")["containers"])
+
+    def _deploy(self) -> list[str]:
+        """What the SDK's own command tells."""
+        url = f"http://127.0.0.1:{self.at['rest']}"
+        done = subprocess.run(
+            [self.sdk.folder / "bin/tensorlake-deploy", ROOT / "scripts/demo_application/story.py"],
+            env={**os.environ, "TENSORLAKE_API_URL": url, "TENSORLAKE_API_KEY": "any"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise Failed(f"tensorlake-deploy ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        return [
+            each.get("message") or f"deployed: {each['application']}"
+            for each in told
+            if each["type"] in ("build_log", "deployed")
+        ]
+
     def remove(self) -> None:
         headers = {"Tensorlake-Sandbox-Id": self.sandbox}
         with self.steps.step("remove the sandbox while a process of it takes its time to end") as said:
@@ -277,6 +362,7 @@ class Demo:
         self.files()
         self.errors()
         self.remove()
+        self.application()
         self.stop()
 
     def keep(self) -> None:
@@ -316,9 +402,11 @@ def main() -> int:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 demo.node.wait(timeout=15)
         return 1
+    finally:
+        demo.sdk.stop()
     if not keep:
         shutil.rmtree(directory)
-        print(f"\nAll {demo.steps.count} steps done in {time.monotonic() - demo.steps.began:.1f} s; nothing is left.")
+        print(f"\nAll {demo.steps.count} steps done in {demo.steps.seconds:.1f} s; nothing is left.")
     return 0
 
 
