@@ -39,6 +39,7 @@ from indexify_dataplane.testing.memory_driver import Fault, MemoryDriver, Memory
 from indexify_dataplane.testing.memory_executors import ExecutorWorld, MemoryExecutors, Plan
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
+HEALTH_THRESHOLD = 3
 NS = "default"
 EXECUTOR = "sim-executor"
 
@@ -176,14 +177,20 @@ class SimDaemons:
 
     def __init__(self, world: Simulation) -> None:
         self._world = world
+        self._silent: Counter[str] = Counter()
 
     async def healthy(self, address: str, timeout: float) -> bool:
-        running = any(
-            each.status is None and each.handle.daemon_address == address
-            for each in self._world.host.containers.values()
-        )
-        if not running or self._world.random.random() < self._world.dice.daemon_silent:
+        found = [
+            container_id
+            for container_id, each in self._world.host.containers.items()
+            if each.status is None and each.handle.daemon_address == address
+        ]
+        if not found or self._world.random.random() < self._world.dice.daemon_silent:
+            self._silent[address] += 1
+            if found and self._silent[address] >= HEALTH_THRESHOLD:
+                self._world.explained[found[0]].add("its daemon was silent too often")
             raise DaemonUnreachable(f"{address} is silent")
+        self._silent[address] = 0
         return True
 
     async def forget(self, address: str) -> None:
@@ -297,7 +304,7 @@ class Simulation:
             executors=MemoryExecutors(clock=clock, world=self.executors),
             transport=SimTransport(self, clock),
             identity=self._identity,
-            settings=Settings(rules=self.rules),
+            settings=Settings(rules=self.rules, health_threshold=HEALTH_THRESHOLD),
             metrics=Metrics(),
             rng=Random(self.random.random()),
             decide=self.parts.decide,
