@@ -124,6 +124,12 @@ def test_instances_live_as_long_as_their_container(calls: Author) -> None:
     assert calls.value("method", "abc") == ["cba 1", "cba 2"]
 
 
+def test_large_argument_and_result(calls: Author, tell: Tell) -> None:
+    began = time.monotonic()
+    assert calls.value("hands_over", 100) == 100 << 20
+    tell(f"{calls.release}: 100 MiB to a function and back in {time.monotonic() - began:.2f} s, starts included")
+
+
 # Failures
 
 
@@ -150,6 +156,13 @@ def test_exit_of_the_process(failures: Author, stage: Stage, tally: Path) -> Non
     began = time.monotonic()
     assert failures.value("exits", str(tally)) == "alive"
     assert time.monotonic() - began < 10
+
+
+def test_out_of_memory(failures: Author, stage: Stage) -> None:
+    if stage.node.events("resource limits are not all enforced: cgroups cannot be created"):
+        pytest.skip("cgroups cannot be created here")
+    assert failures.failure("grows", 3) == ("RequestFailed", "out_of_memory")
+    assert runs(stage.last_request("grows")) == [("grows", "out_of_memory", 1)]
 
 
 def test_retries_stay_in_their_process(failures: Author, stage: Stage, tally: Path) -> None:

@@ -1,5 +1,6 @@
 """Functions that call functions in every way that the SDK has."""
 
+import os
 import time
 
 from tensorlake.applications import RETURN_WHEN, Future, application, cls, function
@@ -109,8 +110,18 @@ class Reverser:
 
 @application()
 @function()
+def hands_over(megabytes: int) -> int:
+    """A large argument and a large result."""
+    return len(mirror(os.urandom(1024 * 1024) * megabytes))
+
+
+@function()
+def mirror(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@application()
+@function()
 def process(_: str) -> list[int]:
     """This process and its parent, to see where functions run."""
-    import os
-
     return [os.getpid(), os.getppid()]

@@ -66,6 +66,13 @@ def exits(tally: str) -> str:
     return "alive"
 
 
+@application()
+@function(memory=1)
+def grows(gigabytes: int) -> int:
+    """Needs more memory than it has."""
+    return len(bytearray(os.urandom(1024)) * (gigabytes << 20))
+
+
 @application(retries=Retries(max_retries=2))
 @function()
 def succeeds_at_last(tally: str) -> int:

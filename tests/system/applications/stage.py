@@ -170,6 +170,8 @@ class Stage:
             self._authors.popitem()[1].close()
 
     def close(self) -> None:
-        self.close_authors()
-        if self._own:
-            self.site.close()
+        try:
+            self.close_authors()
+        finally:
+            if self._own:
+                self.site.close()
