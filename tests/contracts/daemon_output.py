@@ -21,7 +21,7 @@ class DaemonOutput(DaemonContract):
     def setUpClass(cls) -> None:
         super().setUpClass()
         pid = cls.api.start("sleep", "600")["pid"]
-        cls.silent = socket.create_connection(cls.api.address, timeout=DEADLINE)
+        cls.silent = socket.create_connection(cls.api.address, timeout=3 * DEADLINE)
         cls.silent.sendall(b"GET /api/v1/processes/%d/output/follow HTTP/1.1\r\nhost: x\r\n\r\n" % pid)
 
     @classmethod
