@@ -28,6 +28,21 @@ LIMIT_SECS = 90.0
 """What may have passed when the SDK is there: a first run, all steps included, takes at most 120 s."""
 
 
+BAD_SERVER = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+kept = []
+while True:
+    connection, _ = server.accept()
+    if b"/close" in connection.recv(65536):
+        connection.close()
+    else:
+        kept.append(connection)
+"""
+"""Closes on /close, is silent to everything else; its port is its first line."""
+
+
 class Failed(Exception):
     """A step did not do what it should; the text says what came instead."""
 
@@ -188,6 +203,8 @@ class Demo:
                 "PATH": f"{self.sdk.folder / 'bin'}:{os.environ['PATH']}",
                 "INDEXIFY__HTTP_PROXY__PORT": str(self.at["proxy"]),
                 "INDEXIFY__MONITORING__PORT": str(self.at["monitoring"]),
+                # Short, so that the demonstration of a silent server does not take a minute.
+                "INDEXIFY__HTTP_PROXY__UPSTREAM__READ_TIMEOUT_SECS": "1",
             }
             flags = ["--grpc-port", self.at["grpc"], "--http-port", self.at["rest"]]
             flags += ["--sandbox-proxy-port", self.at["sandbox_proxy"], "--data-dir", self.directory / "data"]
@@ -275,6 +292,18 @@ class Demo:
         for name, status, headers in cases:
             with self.steps.step(f"error answer: {name}") as said:
                 said.append(f"{status} {self.proxy.get('/api/v1/health', expected=status, headers=headers)}")
+        with self.steps.step("start a server of its own in the sandbox, one that behaves badly") as said:
+            order = {"command": sys.executable, "args": ["-c", BAD_SERVER]}
+            pid = self.proxy.ask("POST", "/api/v1/processes", order, headers=mine, expected=201)["pid"]
+            path = f"/api/v1/processes/{pid}/stdout"
+            (port,) = until("its port", lambda: self.proxy.get(path, headers=mine)["lines"])
+            said.append(f"it listens on port {port}")
+        server = {**mine, "Tensorlake-Sandbox-Port": port}
+        with self.steps.step("error answer: the server closes the connection") as said:
+            said.append(f"502 {self.proxy.get('/close', expected=502, headers=server)}")
+        with self.steps.step("error answer: the server says nothing to a request that waits for its word") as said:
+            waiting = {**server, "Content-Length": "4", "Expect": "100-continue"}
+            said.append(f"504 {self.proxy.ask('POST', '/silence', expected=504, headers=waiting)}")
 
     def application(self) -> None:
         began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from twisted.application.service import Service
@@ -11,7 +12,7 @@ from twisted.python.failure import Failure
 from ..reactor import Clock
 
 
-class LoopService(Service):
+class LoopService(Service, ABC):
     """Runs ``run()`` from startService to stopService. ``died`` errbacks if it ends by itself: nobody else would
     notice, and a node whose heartbeat has died must not go on as if it lived."""
 
@@ -26,8 +27,9 @@ class LoopService(Service):
     def alive(self) -> bool:
         return self._loop is not None
 
+    @abstractmethod
     async def run(self) -> None:
-        raise NotImplementedError
+        """The service's life; ends only by being cancelled."""
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]

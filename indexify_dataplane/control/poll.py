@@ -7,6 +7,7 @@ wire when the server begins its numbering anew (``core.session`` tells the race)
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,19 +91,21 @@ class Poll(LoopService):
         return self.alive and not self._failing
 
     @property
+    @abstractmethod
     def cursor(self) -> Cursor:
-        raise NotImplementedError
+        """How far this poll's sequence was applied."""
 
+    @abstractmethod
     def request(self, ack: int | None) -> Message:
-        raise NotImplementedError
+        """The request that acknowledges everything up to ``ack``."""
 
+    @abstractmethod
     def items(self, reply: Any) -> Sequence[Any]:
         """The items of a reply; each has a ``seq``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, item: Any) -> Deferred[Any] | None:
         """Hand the item over; None when there is nothing to wait for before it is acknowledged."""
-        raise NotImplementedError
 
     def startService(self) -> None:
         self._unsubscribe = self._session.subscribe(self._link_changed)

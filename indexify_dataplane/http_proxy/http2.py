@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from typing import Any
 
 import h2.config
@@ -156,7 +157,7 @@ class Http2Stream:
         self._connection.reset(self.stream_id, code)
 
 
-class Http2Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol, ABC):
     """``handle`` is called with each of h2's events; ``lost`` once, when the connection is gone."""
 
     transport: asyncio.Transport
@@ -171,11 +172,13 @@ class Http2Connection(asyncio.Protocol):
         self._over = False
         self._lengths = FrameLengths(0 if client_side else 24)
 
+    @abstractmethod
     def handle(self, event: h2.events.Event) -> None:
-        raise NotImplementedError
+        """Act on one event of h2's."""
 
+    @abstractmethod
     def lost(self, error: Exception | None) -> None:
-        raise NotImplementedError
+        """The connection is gone; whatever runs on it ends."""
 
     # -- asyncio
 
