@@ -154,7 +154,18 @@ def _ctl(arguments: argparse.Namespace) -> int:
     return 0 if good else FAILED
 
 
-_COMMANDS = {"run": _run, "dev": _dev, "config": _config, "ctl": _ctl}
+def _doctor(arguments: argparse.Namespace) -> int:
+    loaded = _load(arguments)
+    if loaded is None:
+        return FAILED
+    from .doctor import as_json, as_table, examine, sound
+
+    findings = list(examine(loaded.config, timeout=arguments.timeout))
+    sys.stdout.write(as_json(findings) if arguments.json else as_table(findings))
+    return 0 if sound(findings) else FAILED
+
+
+_COMMANDS = {"run": _run, "dev": _dev, "config": _config, "ctl": _ctl, "doctor": _doctor}
 
 
 def _load(
@@ -247,6 +258,14 @@ def _parser() -> argparse.ArgumentParser:
     show = whats.add_parser("show", help="print it resolved, with the source of every value", allow_abbrev=False)
     whats.add_parser("schema", help="print a JSON Schema for editors", allow_abbrev=False)
 
+    doctor = commands.add_parser(
+        "doctor", help="check what the configuration needs on this host; 1 if something fails", allow_abbrev=False
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument(
+        "--timeout", metavar="SECS", type=_secs, default=5.0, help="wait so long for each answer (default 5)"
+    )
+
     ctl = commands.add_parser("ctl", help="talk to the node that runs here", allow_abbrev=False)
     asks = ctl.add_subparsers(dest="what", metavar="WHAT", required=True)
     drain = asks.add_parser("drain", help="take no new work, finish, tell the server, and stop", allow_abbrev=False)
@@ -254,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (drain, state):
         each.add_argument("--socket", metavar="PATH", default=_OMIT, help="default: ctl.sock in state_dir")
         each.add_argument("--timeout", metavar="SECS", type=_secs, default=60.0, help="wait so long (default 60)")
-    for each in (run, dev, check, show, drain, state):
+    for each in (run, dev, check, show, drain, state, doctor):
         _flags(each, after=True)
     return parser
 
