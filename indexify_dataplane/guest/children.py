@@ -59,6 +59,20 @@ class Child:
             self.exited.set_result(code)
 
 
+def take_no_dispositions_over() -> None:
+    """Let children begin with default dispositions and an empty mask, whatever the daemon was started with.
+
+    A child inherits what is ignored or blocked: below a node that ``nohup`` started, no terminal's end would end its
+    programs. A handler that does nothing is as deaf as to ignore, but is not inherited across exec.
+    """
+    for number in signal.valid_signals():
+        # These two the interpreter itself ignores; subprocess puts them right.
+        if number in (signal.SIGPIPE, signal.SIGXFSZ) or signal.getsignal(number) is not signal.SIG_IGN:
+            continue
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 class Children:
     """Spawns and reaps. Create one per process, on the loop's thread."""
 
@@ -68,6 +82,7 @@ class Children:
         self._children: dict[int, Child] = {}
 
     def open(self) -> None:
+        take_no_dispositions_over()
         self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
 
     def close(self) -> None:
