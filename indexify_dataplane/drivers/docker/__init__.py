@@ -1,5 +1,1 @@
 """Containers of a Docker engine. Imported only where the configuration names it: docker-py is not small."""
-
-from .driver import DockerDriver
-
-__all__ = ["DockerDriver"]
