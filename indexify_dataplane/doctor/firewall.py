@@ -45,32 +45,42 @@ def _privileged(root: str) -> bool:
 
 
 def _namespace(root: str) -> Iterator[Finding]:
-    """Only where the host's ``/proc`` is mounted: we are in a container then, perhaps with a network of its own."""
-    host = Path(root, "host/proc/1/ns/net")
+    """Only where the host's ``/proc`` is mounted: we are in a container then, perhaps with a network of its own.
+
+    Files of ``/proc/PID/net`` have an inode per network namespace, and may be looked at without the right to trace the
+    process, which ``/proc/PID/ns`` asks for.
+    """
+    name, host = "network namespace", Path(root, "host/proc/1")
     if not Path(root, "host/proc").is_dir():
         return
     try:
-        same = os.stat(host).st_ino == os.stat(Path(root, "proc/self/ns/net")).st_ino
+        same = os.stat(host / "net/dev").st_ino == os.stat(Path(root, "proc/self/net/dev")).st_ino
     except OSError as error:
         yield failed(
-            "network namespace",
-            f"{host} cannot be read: {error.strerror}",
-            f"run with --network host, or --privileged with /proc mounted at /host/proc; {_NONE}",
+            name,
+            f"{host}/net/dev cannot be looked at: {error.strerror}",
+            f"mount the host's /proc at /host/proc; {_NONE}",
         )
         return
     if same:
-        yield ok("network namespace", "is the host's")
-    elif shutil.which("nsenter"):
-        yield warning(
-            "network namespace",
-            "is not the host's: rules go through nsenter",
-            "run with --network host; the proxy reaches containers only over a route then",
-        )
-    else:
+        yield ok(name, "is the host's")
+    elif not shutil.which("nsenter"):
         yield failed(
-            "network namespace",
+            name,
             "is not the host's, and nsenter is missing",
             f"run with --network host, or install util-linux; {_NONE}",
+        )
+    elif _run("nsenter", f"--net={host}/ns/net", "true").returncode:
+        yield failed(
+            name,
+            "is not the host's, and nsenter may not enter that one",
+            f"run with --network host, or with --privileged; {_NONE}",
+        )
+    else:
+        yield warning(
+            name,
+            "is not the host's: rules go through nsenter",
+            "run with --network host; else the proxy needs a route to the containers",
         )
 
 

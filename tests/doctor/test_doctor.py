@@ -210,13 +210,16 @@ class PacketFilter(Case):
         self.assertTrue(asked.exists())
 
     def test_a_network_of_its_own(self) -> None:
-        self.put("proc/self/ns/net", "ours")
-        self.put("host/proc/1/ns/net", "the host's")
-        self.assertIn("is not the host's", self.one(self.filter(), "network namespace").found)
-        shutil.rmtree(self.directory / "host/proc/1")
-        os.makedirs(self.directory / "host/proc/1/ns")
-        os.link(self.directory / "proc/self/ns/net", self.directory / "host/proc/1/ns/net")
+        self.put("proc/self/net/dev", "ours")
+        self.put("host/proc/1/net/dev", "the host's")
+        found = self.one(self.filter(), "network namespace")
+        self.assertEqual(found.grade, Grade.FAILED)
+        self.assertIn("--network host", found.advice)
+        (self.directory / "host/proc/1/net/dev").unlink()
+        os.link(self.directory / "proc/self/net/dev", self.directory / "host/proc/1/net/dev")
         self.assertEqual(self.one(self.filter(), "network namespace").grade, Grade.OK)
+        shutil.rmtree(self.directory / "host/proc/1")
+        self.assertEqual(self.one(self.filter(), "network namespace").grade, Grade.FAILED)
 
 
 class Engine(Case):
