@@ -12,6 +12,7 @@ from immutables import Map
 from . import __version__
 from .config import Config
 from .config_kinds import joined
+from .config_model import DockerDriver as DockerConfig
 from .config_model import Driver as DriverConfig
 from .core.model import FunctionRef, Kind
 from .core.node import Rules
@@ -19,37 +20,78 @@ from .dataplane import Settings
 from .drivers.base import Driver, DriverError
 from .host.resources import HostResources
 from .metrics import Metrics
-from .perform.containers import Timing
 from .perform.executors import Executors
+from .perform.readiness import Timing
 from .process import INHERITED
 from .reactor import Pool
 from .wireproto import executor_api_pb2 as pb
 
-NOT_BUILT = "this version has no driver of type {type} yet ({key}); configure fork_exec, or run a version that has it"
+NOT_BUILT = (
+    "this version has no driver of type {type} yet ({key}); configure docker or fork_exec, or run a version that has it"
+)
+ENGINE_POLL_SECS = 60.0
+"""Between two looks at every container of an engine whose events tell of each end anyway."""
+CLEAN_UP_SECS = 300.0
+"""What a start in an engine may take besides the pull of its image."""
 
 
 def check_drivers(config: Config) -> None:
     """Raise DriverError, with a sentence, for a driver that this version does not have."""
     for key in ("function_driver", "sandbox_driver"):
         kind = getattr(config, key).type
-        if kind != "fork_exec":
+        if kind == "firecracker":
             raise DriverError(NOT_BUILT.format(type=kind, key=key))
 
 
 def drivers(config: Config, *, reactor: Any, pool: Pool) -> Callable[[str], Mapping[Kind, Driver]]:
-    """What makes the drivers once the executor id is known; equal sections share one driver."""
+    """What makes the drivers once the executor id is known. Sections that mean the same host share one driver."""
+    sections = {Kind.SANDBOX: config.sandbox_driver, Kind.FUNCTION: config.function_driver}
 
     def make(executor_id: str) -> Mapping[Kind, Driver]:
-        made: dict[str, Driver] = {}
+        made: dict[tuple[str, str | None], Driver] = {}
 
         def driver(section: DriverConfig) -> Driver:
-            if section.type not in made:
-                made[section.type] = _fork_exec(config, reactor=reactor, pool=pool, executor_id=executor_id)
-            return made[section.type]
+            place = _place(section)
+            if place not in made:
+                if isinstance(section, DockerConfig):
+                    first = not any(type == "docker" for type, _ in made)
+                    made[place] = _docker(config, sections, section.address, first=first, reactor=reactor)
+                else:
+                    made[place] = _fork_exec(config, reactor=reactor, pool=pool, executor_id=executor_id)
+            return made[place]
 
-        return {Kind.SANDBOX: driver(config.sandbox_driver), Kind.FUNCTION: driver(config.function_driver)}
+        return {kind: driver(section) for kind, section in sections.items()}
 
     return make
+
+
+def _place(section: DriverConfig) -> tuple[str, str | None]:
+    return section.type, section.address if isinstance(section, DockerConfig) else None
+
+
+def _docker(
+    config: Config, sections: Mapping[Kind, DriverConfig], address: str | None, *, first: bool, reactor: Any
+) -> Driver:
+    """One for each engine; sandboxes and functions may differ in everything else. ``first``: it has the plain name."""
+    from .drivers.docker.driver import DockerDriver
+    from .drivers.threaded import ThreadedDriver
+
+    settings = {
+        kind: section
+        for kind, section in sections.items()
+        if isinstance(section, DockerConfig) and section.address == address
+    }
+    timeout = max(section.pull_timeout_secs for section in settings.values())
+    driver = DockerDriver(
+        settings=settings,
+        address=address,
+        state_dir=config.state_dir,
+        pull_timeout=timeout,
+        name="docker" if first else "docker:functions",
+    )
+    return ThreadedDriver(
+        reactor=reactor, driver=driver, start_deadline=timeout + CLEAN_UP_SECS, poll_interval=ENGINE_POLL_SECS
+    )
 
 
 def _fork_exec(config: Config, *, reactor: Any, pool: Pool, executor_id: str) -> Driver:

@@ -267,6 +267,26 @@ def _bind(text: str) -> str:
     return text
 
 
+def _capability(text: str) -> str:
+    name = text.upper().removeprefix("CAP_")
+    if not re.fullmatch(r"[A-Z][A-Z_]{0,40}", name):
+        raise Wrong("not a capability", "the name of a Linux capability, such as NET_RAW, or ALL")
+    return name
+
+
+def _host_entry(text: str) -> str:
+    allowed = "name:address, such as registry.internal:10.0.0.5, or name:host-gateway"
+    name, colon, address = text.partition(":")
+    if not colon or not _HOST.match(name):
+        raise Wrong("not a line for a hosts file", allowed)
+    if address != "host-gateway":
+        try:
+            ipaddress.ip_address(address.strip("[]"))
+        except ValueError as error:
+            raise Wrong("no address behind the name", allowed) from error
+    return text
+
+
 def _ipv4(text: str) -> str:
     try:
         return str(ipaddress.IPv4Address(text))
@@ -315,6 +335,8 @@ SERVER = Kind("http:// or https:// address", _server, {"type": "string", "patter
 COLLECTOR = Kind("http:// or https:// address", _collector, {"type": "string", "pattern": "^(https?://.*)?$"})
 ENGINE = Kind("engine address", _engine, {"type": "string", "pattern": "^(/|unix:///|tcp://|https?://)"})
 BIND = Kind("/host:/container[:ro]", _bind, {"type": "string", "pattern": "^/[^:]*:/[^:]*(:r[ow])?$"})
+CAPABILITY = Kind("capability", _capability, {"type": "string", "pattern": "^[A-Za-z_]+$"})
+HOST_ENTRY = Kind("name:address", _host_entry, {"type": "string", "pattern": "^[^:]+:.+$"})
 IPV4 = Kind("IPv4 address", _ipv4, {"type": "string", "pattern": "^[0-9.]+$"})
 NETMASK = Kind("IPv4 netmask", _netmask, {"type": "string", "pattern": "^[0-9.]+$"})
 SUFFIX = Kind("host name suffix", _suffix, {"type": "string", "pattern": "^\\."})

@@ -13,10 +13,12 @@ from attrs import NOTHING, frozen
 from .config_kinds import (
     BIND,
     BOOLEAN,
+    CAPABILITY,
     COLLECTOR,
     ENGINE,
     FUNCTION,
     HOST,
+    HOST_ENTRY,
     HOST_PORT,
     IPV4,
     NAME,
@@ -133,6 +135,21 @@ class DockerDriver:
         (),
         example='["/srv/blobs:/srv/blobs:ro"]',
     )
+    pull_policy: Literal["if_not_present", "always", "never"] = key(
+        choice("if_not_present", "always", "never"), "When images are pulled.", "if_not_present"
+    )
+    pull_timeout_secs: float = key(seconds(0.001), "Time for pulling one image.", 900.0)
+    pids_limit: int = key(integer(0, 4194304), "Processes and threads of a container; 0 for no limit.", 4096)
+    no_new_privileges: bool = key(BOOLEAN, "Programs of a container gain nothing by setuid bits.", True)
+    cap_drop: tuple[str, ...] | None = key(
+        ListOf(CAPABILITY), "Capabilities taken off the engine's usual ones.", None,
+        example="[NET_RAW, MKNOD, AUDIT_WRITE]", derived="NET_RAW, MKNOD and AUDIT_WRITE for sandboxes",
+    )  # fmt: skip
+    cap_add: tuple[str, ...] = key(ListOf(CAPABILITY), "Capabilities given besides.", (), example="[SYS_PTRACE]")
+    extra_hosts: tuple[str, ...] = key(
+        ListOf(HOST_ENTRY), "Lines for the containers' hosts file; host-gateway is the engine's host.", (),
+        example='["registry.internal:10.0.0.5"]',
+    )  # fmt: skip
     runsc_root: str = key(PATH, "State directory of runsc, for snapshots.", "/var/run/docker/runtime-runc/moby")
     snapshot_local_dir: str = key(
         PATH, "Scratch directory of snapshots; the engine has to see it at the same path.", "/tmp/indexify-snapshots"

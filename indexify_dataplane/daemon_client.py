@@ -1,12 +1,19 @@
-"""Asks the daemon inside a sandbox how it is (gRPC Health on port 9500)."""
+"""The node's side of the daemon inside a sandbox: asks how it is (gRPC Health on port 9500), and tells a held one to go
+on (POST on the same port).
+
+The token goes along as ``x-indexify-sandbox-token``, so that nobody but the node can drive the daemon.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 from .reactor import from_asyncio
 
 HEALTH = "/container_daemon_pb.ContainerDaemon/Health"
+GO = "/api/v1/go"
+TOKEN_HEADER = "x-indexify-sandbox-token"
 
 OPTIONS = (
     # A daemon that is not listening yet will be in a moment: the default back-off starts at a second.
@@ -23,8 +30,12 @@ class DaemonUnreachable(Exception):
 
 
 class Daemons(Protocol):
-    async def healthy(self, address: str, timeout: float) -> bool:
+    async def healthy(self, address: str, timeout: float, token: str | None = None) -> bool:
         """Ask the daemon at ``host:port`` once, for at most ``timeout`` seconds. Raises DaemonUnreachable."""
+
+    async def go(self, address: str, timeout: float, token: str | None = None) -> None:
+        """Tell a held daemon to go on: when this returns its API listens and the entrypoint was started. Repeating it
+        changes nothing. Raises DaemonUnreachable."""
 
     async def forget(self, address: str) -> None:
         """Close what is held for this daemon."""
@@ -39,19 +50,29 @@ class GrpcDaemons:
     def __init__(self) -> None:
         self._channels: dict[str, tuple[Any, Any]] = {}
 
-    async def healthy(self, address: str, timeout: float) -> bool:
+    async def healthy(self, address: str, timeout: float, token: str | None = None) -> bool:
         import grpc
 
         try:
-            answer = await from_asyncio(self._ask(address, timeout))
+            answer = await from_asyncio(self._ask(address, timeout, token))
         except grpc.RpcError as error:
             code = error.code().name if hasattr(error, "code") else "UNKNOWN"
             raise DaemonUnreachable(f"the daemon at {address} does not answer: {code}") from error
         return bool(answer.healthy)
 
-    async def _ask(self, address: str, timeout: float) -> Any:
+    async def _ask(self, address: str, timeout: float, token: str | None) -> Any:
         _, call = self._channel(address)
-        return await call(_health_request(), timeout=timeout)
+        metadata = ((TOKEN_HEADER, token),) if token is not None else None
+        return await call(_health_request(), timeout=timeout, metadata=metadata)
+
+    async def go(self, address: str, timeout: float, token: str | None = None) -> None:
+        try:
+            status = await from_asyncio(_post_go(address, timeout, token))
+        except (OSError, TimeoutError, ValueError) as error:
+            text = str(error) or type(error).__name__
+            raise DaemonUnreachable(f"the daemon at {address} does not answer: {text}") from error
+        if status != 204:
+            raise DaemonUnreachable(f"the daemon at {address} refuses to go on: it answers {status}")
 
     def _channel(self, address: str) -> tuple[Any, Any]:
         found = self._channels.get(address)
@@ -77,6 +98,25 @@ class GrpcDaemons:
     async def close(self) -> None:
         for address in list(self._channels):
             await self.forget(address)
+
+
+async def _post_go(address: str, timeout: float, token: str | None) -> int:
+    """The status of the answer."""
+    host, _, port = address.rpartition(":")
+    head = f"POST {GO} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n"
+    if token is not None:
+        head += f"{TOKEN_HEADER}: {token}\r\n"
+    async with asyncio.timeout(timeout):
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        try:
+            writer.write(f"{head}\r\n".encode())
+            line = await reader.readline()
+        finally:
+            writer.close()
+    version, _, rest = line.decode("latin-1").partition(" ")
+    if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        raise ValueError("it closed the connection" if not line else f"it speaks no HTTP: {line[:40]!r}")
+    return int(rest[:3])
 
 
 def _health_request() -> Any:

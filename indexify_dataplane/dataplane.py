@@ -30,8 +30,9 @@ from .daemon_client import Daemons
 from .drivers.base import Driver
 from .metrics import Metrics
 from .perform.allocations import AllocationWork
-from .perform.containers import ContainerWork, Timing
+from .perform.containers import ContainerWork
 from .perform.executors import Executors
+from .perform.readiness import Timing
 from .reactor import Clock
 from .reconciliation import Decide, Reconciliation, Work
 from .routing import NodeRoutes
@@ -187,7 +188,7 @@ class Dataplane:
 
     async def _present(self) -> list[Present]:
         return [
-            Present(each.container_id, each.executor_id, each.handle, each.alive)
+            Present(each.container_id, each.executor_id, each.handle, each.alive, each.started)
             for driver in self._unique_drivers()
             for each in await driver.list_containers()
         ]

@@ -53,7 +53,8 @@ class NodeRoutes:
         known = self._targets.get(container.id)
         if known is not None and known[0] is container:
             return known[1]
-        target = Target(container.id, container.spec.sandbox_id, _address(state.handle.http_address))
+        handle = state.handle
+        target = Target(container.id, container.spec.sandbox_id, _address(handle.http_address), handle.token)
         self._targets[container.id] = (container, target)
         return target
 

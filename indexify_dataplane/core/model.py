@@ -6,7 +6,7 @@ sizes are bytes. What the server asks for is described in ``spec``; its names ar
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from .spec import (
     ContainerSpec as ContainerSpec,
@@ -46,7 +46,8 @@ class Handle:
 
     ``id`` is unique among the driver's containers of all time (a pid with its start time, an engine id), so that a
     late message about an earlier life cannot be taken for this one. ``opaque`` belongs to the driver alone.
-    Addresses are ``host:port``.
+    Addresses are ``host:port``. ``token`` is what the sandbox's daemon wants to hear from the node and its proxy, and
+    from nobody else. ``held``: the daemon starts nothing of the user's before the node tells it to.
     """
 
     driver: str
@@ -55,6 +56,8 @@ class Handle:
     http_address: str | None = None
     ip: str | None = None
     opaque: str = ""
+    token: str | None = field(default=None, repr=False)
+    held: bool = False
 
 
 @frozen

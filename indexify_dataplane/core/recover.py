@@ -3,8 +3,8 @@
 The record is written before the driver acts and the driver marks a container before it exists, so:
 
     record        driver has it alive      driver has its remains      driver knows nothing
-    Starting      finish the start         kill, start failed          start it (a function that dies with its node
-                                                                       may have run its constructor: dead)
+    Starting      finish the start         kill, start failed; start   start it (a function that dies with its node
+                                           it if it never ran          may have run its constructor: dead)
     Aborting      kill                     kill                        dead
     Running       keep                     keep; its exit is told      dead, reason unknown
     Stopping      go on stopping           go on; its exit is told     dead, with the reason it was stopped for
@@ -52,12 +52,14 @@ FATAL_DEATHS = 3
 
 @frozen
 class Present:
-    """A container that a driver has: its id, the executor that started it, where it is, and whether it runs."""
+    """A container that a driver has: its id, the executor that started it, where it is, whether it runs, and whether it
+    ever ran."""
 
     container_id: str
     executor_id: str
     handle: Handle
     alive: bool
+    started: bool = True
 
 
 def recover(
@@ -110,7 +112,7 @@ def _container(turn: Turn, container: Container, present: Present | None, undeli
         case Starting():
             if present is None and (dies_with_node and container.spec.kind is Kind.FUNCTION):
                 containers.terminated(turn, container, Reason.UNKNOWN)
-            elif present is None:
+            elif present is None or not present.started:
                 op = turn.next_op()
                 turn.put(evolve(container, op=op))
                 turn.do(Start(container.id, op, container.spec, container.gpus))

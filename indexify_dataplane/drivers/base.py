@@ -12,15 +12,20 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy, Resources
+from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy, Resources, TerminationReason
 
 
 class DriverError(Exception):
-    """An operation failed for a reason that is the platform's."""
+    """An operation failed for a reason that is the platform's. ``reason`` is what a start that failed so is reported
+    with."""
+
+    reason = TerminationReason.STARTUP_FAILED_INTERNAL_ERROR
 
 
 class ImageError(DriverError):
     """The image is wrong or missing: trying again with the same order cannot help."""
+
+    reason = TerminationReason.STARTUP_FAILED_BAD_IMAGE
 
 
 class PolicyRefused(DriverError):
@@ -54,13 +59,15 @@ class StartOrder:
 
 @frozen
 class Listed:
-    """A container the driver has, running or not, whoever started it."""
+    """A container the driver has, running or not, whoever started it. ``started`` is False for one that was made but
+    never ran: a start of the same id replaces it."""
 
     container_id: str
     executor_id: str
     kind: Kind
     handle: Handle
     alive: bool
+    started: bool = True
 
 
 class Driver(Protocol):

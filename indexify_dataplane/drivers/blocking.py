@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from ..core.model import ExitStatus, Handle, Kind
 from .base import DriverError, Listed, StartOrder
+
+EVERYTHING = "*"
+"""What ``exits`` tells when any watched container may have ended."""
 
 
 class Cancelled:
@@ -15,9 +19,31 @@ class Cancelled:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._calls: list[Callable[[], None]] = []
 
     def set(self) -> None:
-        self._event.set()
+        with self._lock:
+            self._event.set()
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+
+    @contextmanager
+    def calling(self, call: Callable[[], None]) -> Iterator[None]:
+        """For work that blocks in a read: have ``call`` break it off, at once if it is set already; it never raises."""
+        with self._lock:
+            late = self._event.is_set()
+            if not late:
+                self._calls.append(call)
+        if late:
+            call()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if call in self._calls:
+                    self._calls.remove(call)
 
     def is_set(self) -> bool:
         return self._event.is_set()
@@ -62,5 +88,10 @@ class BlockingDriver(Protocol):
     def upstream(self, handle: Handle, port: int) -> tuple[str, int]: ...
 
     def exits(self, stopped: Cancelled) -> Iterable[str]:
-        """Ids of handles that may have ended, as the platform tells of it, until ``stopped`` is set. It blocks; it may
-        return or raise when the platform breaks off, and is called again. Empty where nothing tells."""
+        """Ids of handles that may have ended, as the platform tells of it, until ``stopped`` is set; ``EVERYTHING``
+        when it may be any. It blocks; it may return or raise when the platform breaks off, and is called again. Empty
+        where nothing tells."""
+
+    def surely_runs(self, handle: Handle) -> bool:
+        """Whether it is known to run and its end will be told by ``exits``, so that nobody need look. Asked in the
+        reactor's thread: must not block. False is always right."""

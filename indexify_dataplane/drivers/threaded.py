@@ -3,8 +3,11 @@
 Starts and all other calls have pools of their own, so hung starts never keep a kill waiting. Every call has a deadline
 (DriverError); its thread cannot be stopped and stays away until the call returns by itself.
 
-Interleaving that matters: a start is given up (cancelled, or over its deadline) while its thread is still at work. The
-thread is told; if it does not end soon the caller is let go, and a container that it yields later is killed here.
+Interleavings that matter:
+- A start is given up (cancelled, or over its deadline) while its thread is still at work. The thread is told; if it
+  does not end soon the caller is let go, and a container that it yields later is killed here.
+- A container ends while its watch is made. The watch is registered before the driver is asked whether it surely runs,
+  so the end is either seen by a look or told afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from twisted.python.failure import Failure
 from ..core.model import ExitStatus, Handle, Kind
 from ..reactor import Pool
 from .base import DriverError, Listed, StartOrder
-from .blocking import BlockingDriver, Cancelled
+from .blocking import EVERYTHING, BlockingDriver, Cancelled
 from .completion import to_the_end
 
 log = Logger()
@@ -205,7 +208,8 @@ class ThreadedDriver:
     def watch(self, handle: Handle, exited: Callable[[ExitStatus], None]) -> Callable[[], None]:
         watch = _Watch(handle, exited)
         self._watched.setdefault(handle.id, set()).add(watch)
-        self._look(handle.id)
+        if not self._driver.surely_runs(handle):
+            self._look(handle.id)
 
         def stop() -> None:
             watch.stopped = True
@@ -219,6 +223,10 @@ class ThreadedDriver:
             watches.discard(watch)
             if not watches:
                 del self._watched[watch.handle.id]
+
+    def _heard_of(self, handle_id: str) -> None:
+        for each in list(self._watched) if handle_id == EVERYTHING else (handle_id,):
+            self._look(each)
 
     def _look(self, handle_id: str) -> None:
         for watch in self._watched.get(handle_id, ()):
@@ -250,8 +258,7 @@ class ThreadedDriver:
     def _poll(self) -> None:
         if self._stopped.is_set():
             return
-        for handle_id in list(self._watched):
-            self._look(handle_id)
+        self._heard_of(EVERYTHING)
         self._timer = self._clock.callLater(self._poll_interval, self._poll)
 
     def _listen(self) -> None:
@@ -265,7 +272,7 @@ class ThreadedDriver:
         while not self._stopped.is_set():
             try:
                 for handle_id in self._driver.exits(self._stopped):
-                    self._call_from_thread(self._look, handle_id)
+                    self._call_from_thread(self._heard_of, handle_id)
             except DriverError as error:
                 log.warn("exits are not told, looking at intervals", driver=self.name, error=str(error))
             self._stopped.wait(self._poll_interval)

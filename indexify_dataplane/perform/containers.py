@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -18,26 +17,17 @@ from ..core.effects import Adopt, Kill, KillOrphan, Start, Terminate
 from ..core.events import Event, Killed, KillFailed, Started, StartFailed
 from ..core.model import ContainerSpec, Handle, Kind, Resources, TerminationReason
 from ..daemon_client import Daemons, DaemonUnreachable
-from ..drivers.base import Driver, DriverError, ImageError, StartOrder
+from ..drivers.base import Driver, DriverError, StartOrder
 from ..metrics import Metrics
 from ..reactor import Clock
 from ..tracing import Tracing
 from .executors import Executors, StartupFailed
+from .readiness import Readiness, Timing, sleep
 
 log = Logger()
 Reason = TerminationReason
 
 LOG_LINES = 50
-FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
-"""Seconds between two questions to a daemon that is starting."""
-
-
-@frozen
-class Timing:
-    """Seconds: how long a container may take from process to healthy, and how its health is asked."""
-
-    startup_timeout: float = 60.0
-    health_timeout: float = 5.0
 
 
 class ContainerWork:
@@ -63,6 +53,7 @@ class ContainerWork:
         self._executors = executors
         self._executor_id = executor_id
         self._timing = timing
+        self._readiness = Readiness(clock=clock, daemons=daemons, timing=timing, metrics=metrics)
         self._metrics = metrics
         self._default_image = default_image
         self._tracing = tracing or Tracing()
@@ -104,11 +95,12 @@ class ContainerWork:
 
     async def _start_in_span(self, effect: Start | Adopt) -> Event:
         spec, began = effect.spec, self._clock.seconds()
-        driver = self._drivers[spec.kind]
         try:
             if isinstance(effect, Adopt):
                 handle = effect.handle
+                driver = self.driver_of(handle)
             else:
+                driver = self._drivers[spec.kind]
                 with self._tracing.span("start_container", container_id=spec.id):
                     handle = await driver.start(self._order(effect))
         except (CancelledError, Exception) as error:
@@ -168,30 +160,7 @@ class ContainerWork:
             finally:
                 stop()
         elif handle.daemon_address is not None:
-            await self._until_daemon_answers(driver, handle, handle.daemon_address)
-
-    async def _until_daemon_answers(self, driver: Driver, handle: Handle, address: str) -> None:
-        began = self._clock.seconds()
-        deadline = began + self._timing.startup_timeout
-        pause = FIRST_PAUSE
-        while True:
-            problem = f"the daemon at {address} is not healthy"
-            try:
-                if await self._daemons.healthy(address, self._timing.health_timeout):
-                    took = self._clock.seconds() - began
-                    self._metrics.histogram("sandbox.daemon_connect_latency_seconds").observe(took)
-                    return
-            except DaemonUnreachable as error:
-                problem = str(error)
-            status = await driver.inspect(handle)
-            if status is not None:
-                self._metrics.counter("sandbox.daemon_connect_errors").add()
-                raise DriverError(f"the container ended while its daemon was starting: {status}")
-            if self._clock.seconds() + pause > deadline:
-                self._metrics.counter("sandbox.daemon_connect_errors").add()
-                raise DriverError(f"not ready after {self._timing.startup_timeout:g} s: {problem}")
-            await self.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            await self._readiness.wait(driver, handle, handle.daemon_address)
 
     async def _last_output(self, driver: Driver, handle: Handle) -> str:
         try:
@@ -230,7 +199,7 @@ class ContainerWork:
                 raise
             except Exception as error:
                 log.warn("kill failed and will be tried again", handle=handle.id, error=_text(error))
-            await self.sleep(pause)
+            await sleep(self._clock, pause)
             pause = min(pause * 2, 30.0)
 
     async def release(self, container_id: str, handle: Handle) -> None:
@@ -240,22 +209,13 @@ class ContainerWork:
         if self._executors is not None:
             await self._executors.release(container_id)
 
-    async def sleep(self, seconds: float) -> None:
-        waiting: Deferred[None] = Deferred()
-        timer = self._clock.callLater(seconds, waiting.callback, None)
-        try:
-            await waiting
-        finally:
-            if timer.active():
-                timer.cancel()
-
     async def healthy(self, spec: ContainerSpec, handle: Handle) -> bool:
         """Ask the daemon or the executor once; True when there is nobody to ask."""
         if spec.kind is Kind.FUNCTION:
             return self._executors is None or await self._executors.healthy(handle, self._timing.health_timeout)
         if handle.daemon_address is None:
             return True
-        return await self._daemons.healthy(handle.daemon_address, self._timing.health_timeout)
+        return await self._daemons.healthy(handle.daemon_address, self._timing.health_timeout, handle.token)
 
 
 def _labels(spec: ContainerSpec) -> dict[str, str]:
@@ -271,10 +231,8 @@ def _labels(spec: ContainerSpec) -> dict[str, str]:
 
 
 def _reason(error: BaseException) -> TerminationReason:
-    if isinstance(error, StartupFailed):
+    if isinstance(error, StartupFailed | DriverError):
         return error.reason
-    if isinstance(error, ImageError):
-        return Reason.STARTUP_FAILED_BAD_IMAGE
     return Reason.STARTUP_FAILED_INTERNAL_ERROR
 
 

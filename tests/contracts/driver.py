@@ -34,6 +34,9 @@ class Place(Protocol):
     def failing(self, order: StartOrder) -> StartOrder:
         """... so that the start fails."""
 
+    knows_listeners: bool
+    """Whether its driver refuses a port on which nothing of the container listens; else the connection fails."""
+
     async def exit(self, handle: Handle, code: int) -> None: ...
 
     async def signal(self, handle: Handle, number: int) -> None: ...
@@ -261,7 +264,8 @@ class DriverContract:
 
         await until(seen, "the next node sees all three")
         adopted = {found.container_id: found.handle for found in await driver.list_containers()}
-        self.assertEqual(adopted, dict(zip(("a", "b", "c"), handles, strict=True)))
+        self.assertEqual((adopted["a"], adopted["c"]), (handles[0], handles[2]))
+        self.assertEqual(adopted["b"].id, handles[1].id)  # its addresses may belong to another by now
         self.assertEqual(await driver.inspect(adopted["b"]), ExitStatus(code=4))
         self.assertEqual(await self.ended(adopted["b"], driver), ExitStatus(code=4))
         await driver.upstream(adopted["a"], 9501)
@@ -329,7 +333,10 @@ class DriverContract:
         port, address = await self.place.listen(handle)
         self.assertEqual(await self.driver.upstream(handle, port), address)
         other = await self.driver.start(order("b"))
-        await self.refused(self.driver.upstream(other, port), PortRefused)
+        if self.place.knows_listeners:
+            await self.refused(self.driver.upstream(other, port), PortRefused)
+        else:
+            self.assertNotEqual(await self.driver.upstream(other, port), address)
         await self.driver.kill(handle)
         await self.refused(self.driver.upstream(handle, port), PortRefused)
         await self.refused(self.driver.upstream(handle, 9501), PortRefused)

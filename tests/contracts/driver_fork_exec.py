@@ -62,6 +62,8 @@ async def tell(reactor: Any, handle: Handle, line: str) -> str:
 class ForkExecPlace:
     """A state directory; every driver on it is a node of its own."""
 
+    knows_listeners = True
+
     def __init__(self, reactor: Any, settings: ForkExec | None = None) -> None:
         self.reactor = reactor
         self.settings = settings or ForkExec()

@@ -21,6 +21,8 @@ FOREVER = 1e9
 class MemoryPlace:
     """One ``MemoryHost``; its containers are told what to do directly."""
 
+    knows_listeners = True
+
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self.host = MemoryHost()
@@ -156,6 +158,10 @@ class BlockingExample:
         if port not in container.listening:
             raise PortRefused(f"{handle.id} does not listen on {port}")
         return container.listening[port]
+
+    def surely_runs(self, handle: Handle) -> bool:
+        container = self._host.find(handle)
+        return self._tells_exits and container is not None and container.status is None
 
     def exits(self, stopped: Cancelled) -> Iterator[str]:
         while self._tells_exits and not stopped.is_set():

@@ -5,7 +5,11 @@ from __future__ import annotations
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from tests.engine import require
+from tests.guestbundle.sources import real_daemon
+
 from .driver import DriverContract, Place
+from .driver_docker import DockerPlace
 from .driver_fork_exec import ForkExecPlace
 from .driver_places import MemoryPlace, ThreadedPlace
 
@@ -32,3 +36,10 @@ class PollingDriverContract(DriverContract, TestCase):
 class ForkExecDriverContract(DriverContract, TestCase):
     def make_place(self) -> Place:
         return ForkExecPlace(reactor)
+
+
+class DockerDriverContract(DriverContract, TestCase):
+    """On runc."""
+
+    def make_place(self) -> Place:
+        return DockerPlace(reactor, require(self), real_daemon())

@@ -52,6 +52,8 @@ class Recovery(SynchronousTestCase):
         effects = self.go(record, present=[self.there(alive=False)])
         self.assertIn(fx.Kill("sb", 50, handle()), effects)
         self.assertEqual(self.node.containers["sb"].state.reason, Reason.STARTUP_FAILED_INTERNAL_ERROR)
+        (again,) = self.go(record, present=[evolve(self.there(alive=False), started=False)])
+        self.assertIsInstance(again, fx.Start)
 
     def test_a_function_that_dies_with_its_node_never_runs_its_constructor_twice(self) -> None:
         record = Container(function(gpus=1), Starting(90.0), gpus=("g1",))

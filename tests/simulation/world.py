@@ -179,7 +179,7 @@ class SimDaemons:
         self._world = world
         self._silent: Counter[str] = Counter()
 
-    async def healthy(self, address: str, timeout: float) -> bool:
+    async def healthy(self, address: str, timeout: float, token: str | None = None) -> bool:
         found = [
             container_id
             for container_id, each in self._world.host.containers.items()
@@ -192,6 +192,10 @@ class SimDaemons:
             raise DaemonUnreachable(f"{address} is silent")
         self._silent[address] = 0
         return True
+
+    async def go(self, address: str, timeout: float, token: str | None = None) -> None:
+        """Containers in memory are never held."""
+        raise DaemonUnreachable(f"{address} holds nothing")
 
     async def forget(self, address: str) -> None:
         """No connection is held."""

@@ -1,0 +1,98 @@
+"""The connection to an engine, and what is asked of it once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+from docker import APIClient
+from docker.utils import kwargs_from_env
+
+from ..base import DriverError
+from .failures import EXPECTED, OTHER, engine_call, sentence_of
+
+REQUEST_SECONDS = 120
+"""Until an answer begins; bodies that are streamed are not timed."""
+CONNECTIONS = 32
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+"""Machine names of the kernel in the engine's words."""
+
+
+@frozen
+class EngineFacts:
+    """What does not change while the engine runs. ``architecture`` is in Go's words (amd64, arm64); ``now`` its clock
+    when it was asked, in whole seconds."""
+
+    id: str
+    version: str
+    architecture: str
+    runtimes: frozenset[str]
+    default_runtime: str
+    storage_driver: str
+    rootless: bool
+    memory_limit: bool
+    cpu_quota: bool
+    pids_limit: bool
+    now: str
+
+
+def shown(address: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """The engine's address as messages name it."""
+    return address or environ.get("DOCKER_HOST") or DEFAULT_SOCKET
+
+
+def connect(address: str | None, environ: Mapping[str, str] = os.environ) -> Any:
+    """A docker-py client with the engine's own API version. TLS comes from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, as
+    for every Docker client. Raises DriverError when nobody answers."""
+    wanted = shown(address, environ)
+    if wanted.startswith("/"):
+        wanted = "unix://" + wanted
+    local = wanted.startswith("unix://")
+    host = "tcp://" + wanted.partition("://")[2] if wanted.startswith("https://") else wanted
+    options: dict[str, Any] = {"base_url": wanted}
+    if not local:
+        if wanted.startswith("https://"):
+            environ = {"DOCKER_TLS_VERIFY": "1", **environ}
+        try:
+            options = kwargs_from_env(environment={**environ, "DOCKER_HOST": host})
+        except EXPECTED as error:
+            raise DriverError(f"TLS to the Docker engine at {wanted} cannot be set up: {error}") from error
+    try:
+        client = APIClient(version="auto", timeout=REQUEST_SECONDS, max_pool_size=CONNECTIONS, **options)
+    except EXPECTED as error:
+        cause = error.__context__ or error
+        raise DriverError(f"the Docker engine at {wanted} does not answer: {sentence_of(cause)}") from error
+    # Proxies and netrc have no meaning on a socket file, and looking for them costs every call.
+    client.trust_env = not local
+    return client
+
+
+def facts(client: Any) -> EngineFacts:
+    """Ask the engine who it is. Raises DriverError."""
+    with engine_call(OTHER, "the Docker engine does not tell about itself"):
+        info, version = client.info(), client.version()
+    return EngineFacts(
+        id=str(info.get("ID", "")),
+        version=str(version.get("Version", "")),
+        architecture=str(version.get("Arch") or MACHINES.get(info.get("Architecture", ""), "")),
+        runtimes=frozenset(info.get("Runtimes") or ()),
+        default_runtime=str(info.get("DefaultRuntime", "")),
+        storage_driver=str(info.get("Driver", "")),
+        rootless=any("rootless" in each for each in info.get("SecurityOptions") or ()),
+        memory_limit=bool(info.get("MemoryLimit", True)),
+        cpu_quota=bool(info.get("CpuCfsQuota", True)),
+        pids_limit=bool(info.get("PidsLimit", True)),
+        now=_seconds(str(info.get("SystemTime", ""))),
+    )
+
+
+def _seconds(date: str) -> str:
+    try:
+        return str(int(datetime.fromisoformat(date).timestamp()))
+    except ValueError:
+        return str(int(time.time()))

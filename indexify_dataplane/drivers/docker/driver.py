@@ -1,0 +1,283 @@
+"""The Docker driver: containers of one engine, for sandboxes, functions or both.
+
+A sandbox runs the guest daemon as its first process, from a read-only mount, and is held until the node tells it to go
+on; a function container runs the executor that its image brings. A container is known by the engine's own id, which is
+never used again; its labels say whose it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docker.errors import NotFound
+from twisted.logger import Logger
+
+from ... import guestbundle
+from ...core.model import ExitStatus, Handle, Kind
+from ...guestbundle import Bundle, BundleError
+from ..base import DriverError, Listed, PolicyRefused, PortRefused, StartOrder
+from ..blocking import Cancelled
+from . import addresses, connection, names, output
+from .connection import MACHINES
+from .creation import DAEMON_PORT
+from .events import Events
+from .exit_status import exit_status, is_running
+from .failures import EXPECTED, OTHER, engine_call, failure, sentence_of, status_of
+from .firewall import Firewall
+from .guest_mount import mount_source
+from .images import Images
+from .limits import Grants
+from .pulls import Pulls
+from .starting import Place, Settings, Starts, remove
+from .tokens import Tokens, load_secret
+
+log = Logger()
+
+NAME = "docker"
+ENGINE_SECONDS = 30.0
+"""How long an engine may take to answer when the node starts: after a boot both come up at the same time."""
+_IDENTITY = re.compile(r"[0-9a-f]{64}")
+
+
+class DockerDriver:
+    """Implements ``BlockingDriver``. ``settings`` has a section for each kind that this engine runs; ``pull_timeout``
+    is in seconds; ``daemon`` replaces the guest daemon's command line, for tests."""
+
+    def __init__(
+        self,
+        *,
+        settings: Mapping[Kind, Settings],
+        address: str | None,
+        state_dir: str,
+        pull_timeout: float,
+        name: str = NAME,
+        firewall: Firewall | None = None,
+        daemon: Sequence[str] | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._name = name
+        self._settings = dict(settings)
+        self._address = address
+        self._state_dir = os.path.abspath(state_dir)
+        self._pull_timeout = pull_timeout
+        self._firewall = firewall
+        self._daemon = daemon
+        self._environ = environ
+        self._closed = Cancelled()
+        self._alive: set[str] = set()
+        self._dead: set[str] = set()
+        self._oom_told: set[str] = set()
+        self._hearing = False
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def enforces_policies(self) -> bool:
+        return self._firewall is not None
+
+    def survives_node(self, kind: Kind) -> bool:
+        return True
+
+    def open(self) -> None:
+        self.client = client = self._connect()
+        self.facts = facts = connection.facts(client)
+        self._check(facts)
+        bundle = self._bundle(facts)
+        own = addresses.own_networks(client, addresses.own_container())
+        networks = {kind: addresses.network_to_use(each.network, own) for kind, each in self._settings.items()}
+        self.images = Images(client=client, engine=facts, pulls=Pulls(client=client, timeout=self._pull_timeout))
+        grants = {each.runtime: Grants(facts=facts, runtime=each.runtime) for each in self._settings.values()}
+        self._events = Events(
+            client=client, since=facts.now, image_changed=self.images.changed, heard=self._heard, ended=self._ended
+        )
+        self._networks = networks
+        self._place = Place(
+            driver=self._name,
+            client=client,
+            images=self.images,
+            grants={kind: grants[each.runtime] for kind, each in self._settings.items()},
+            settings=self._settings,
+            networks=networks,
+            bundle=bundle,
+            mount=mount_source(client, bundle),
+            daemon=bundle.command() if self._daemon is None else self._daemon,
+            tokens=Tokens(load_secret(os.path.join(self._state_dir, NAME, "secret"))),
+            firewall=self._firewall,
+            output=self._output,
+        )
+        self._starts = Starts(place=self._place, alive=self._now_alive, gone=self._now_gone, closed=self._closed)
+        log.info(
+            "Docker engine is ready", address=connection.shown(self._address, self._environ), version=facts.version,
+            storage_driver=facts.storage_driver, guest_mount=self._place.mount,
+        )  # fmt: skip
+
+    def _connect(self) -> Any:
+        waited, told = 0.0, False
+        while True:
+            try:
+                return connection.connect(self._address, self._environ)
+            except DriverError as error:
+                if waited >= ENGINE_SECONDS:
+                    raise
+                if not told:
+                    told = True
+                    log.warn("waiting for the Docker engine", error=str(error), for_secs=ENGINE_SECONDS)
+            if self._closed.wait(0.5):
+                raise DriverError("the driver was closed while it waited for the Docker engine")
+            waited += 0.5
+
+    def _check(self, facts: connection.EngineFacts) -> None:
+        for each in self._settings.values():
+            if each.runtime and facts.runtimes and each.runtime not in facts.runtimes:
+                known = ", ".join(sorted(facts.runtimes))
+                raise DriverError(
+                    f"the Docker engine has no runtime {each.runtime}; it has {known}. Register it in the engine's"
+                    " daemon.json, or configure one of these"
+                )
+
+    def _bundle(self, facts: connection.EngineFacts) -> Bundle:
+        try:
+            bundle = guestbundle.ensure(Path(self._state_dir))
+        except (BundleError, OSError) as error:
+            raise DriverError(f"the guest daemon's bundle cannot be had: {error}") from error
+        machine = MACHINES.get(bundle.machine, bundle.machine)
+        if facts.architecture and machine != facts.architecture:
+            raise DriverError(
+                f"this node's guest bundle is for {machine}, the Docker engine runs {facts.architecture};"
+                " a node and its engine need the same architecture"
+            )
+        return bundle
+
+    def close(self) -> None:
+        """Containers go on."""
+        self._closed.set()
+        self.client.close()
+
+    def start(self, order: StartOrder, cancelled: Cancelled) -> Handle:
+        if order.kind not in self._settings:
+            raise DriverError(
+                f"container {order.container_id}: {self._name} runs no {order.kind.value} containers here"
+            )
+        if order.network_policy is not None and not self.enforces_policies():
+            raise PolicyRefused(
+                f"container {order.container_id} has a network policy, which this node cannot enforce; it is not"
+                " started without"
+            )
+        return self._starts.start(order, cancelled)
+
+    def terminate(self, handle: Handle) -> None:
+        if not _IDENTITY.fullmatch(handle.id):
+            return
+        try:
+            self.client.kill(handle.id, signal="SIGTERM")
+        except EXPECTED as error:
+            if status_of(error) not in (404, 409):
+                what = f"container {handle.opaque or handle.id[:12]} cannot be asked to end"
+                raise failure(OTHER, what, sentence_of(error)) from error
+
+    def kill(self, handle: Handle) -> None:
+        if not _IDENTITY.fullmatch(handle.id):
+            return
+        remove(self.client, handle.id)
+        if self._firewall is not None:
+            self._firewall.forget(handle)
+        self._now_gone(handle.id)
+
+    def inspect(self, handle: Handle) -> ExitStatus | None:
+        found = self._inspected(handle)
+        if found is None:
+            return ExitStatus()
+        return exit_status(found["State"], oom_told=handle.id in self._oom_told)
+
+    def _inspected(self, handle: Handle) -> Mapping[str, Any] | None:
+        if not _IDENTITY.fullmatch(handle.id):
+            return None
+        with engine_call(OTHER, f"container {handle.opaque or handle.id[:12]} cannot be looked at"):
+            try:
+                found: Mapping[str, Any] = self.client.inspect_container(handle.id)
+            except NotFound:
+                return None
+        return found
+
+    def list_containers(self) -> Sequence[Listed]:
+        with engine_call(OTHER, "containers cannot be listed"):
+            found = self.client.containers(all=True, trunc=False, filters={"label": [names.MINE]})
+        listed = []
+        for each in found:
+            whose = names.read(each.get("Labels"))
+            if whose is None:
+                continue
+            identity, state = str(each["Id"]), str(each.get("State", ""))
+            alive = state in ("running", "paused", "restarting")
+            if alive:
+                self._now_alive(identity)
+            networks = (each.get("NetworkSettings") or {}).get("Networks")
+            ip = addresses.address(networks, self._networks.get(whose.kind))
+            handle = self._place.handle(identity, whose.kind, whose.run, ip, whose.container_id)
+            listed.append(
+                Listed(whose.container_id, whose.executor_id, whose.kind, handle, alive, started=state != "created")
+            )
+        return listed
+
+    def logs(self, handle: Handle, lines: int) -> str:
+        return self._output(handle.id, lines) if _IDENTITY.fullmatch(handle.id) else ""
+
+    def _output(self, identity: str, lines: int) -> str:
+        client = self.client
+        with engine_call(OTHER, f"output of container {identity[:12]} cannot be read"):
+            response = client.get(
+                f"{client.base_url}/v{client.api_version}/containers/{identity}/logs",
+                params={"stdout": 1, "stderr": 1, "tail": str(max(lines, 0))},
+                stream=True,
+                timeout=client.timeout,
+            )
+            with response:
+                if response.status_code == 404:
+                    return ""
+                client._raise_for_status(response)
+                return output.last_lines(output.frames(response.iter_content(64 * 1024)), lines)
+
+    def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
+        if handle.http_address is None or handle.ip is None:
+            raise PortRefused(f"{handle.opaque or handle.id} is no sandbox of {self._name}")
+        if port == DAEMON_PORT:
+            raise PortRefused(f"port {DAEMON_PORT} belongs to the node")
+        if not self.surely_runs(handle):
+            found = self._inspected(handle)
+            if found is None or not is_running(found["State"]):
+                raise PortRefused(f"sandbox {handle.opaque or handle.id} does not run any more")
+        return handle.ip, port
+
+    def exits(self, stopped: Cancelled) -> Iterable[str]:
+        return self._events.listen(stopped)
+
+    def surely_runs(self, handle: Handle) -> bool:
+        return self._hearing and handle.id in self._alive
+
+    def _heard(self, heard: bool) -> None:
+        self._hearing = heard
+        self.images.heard(heard)
+
+    def _ended(self, action: str, identity: str) -> None:
+        if action == "oom":
+            self._oom_told.add(identity)
+        elif action == "die":
+            self._dead.add(identity)
+            self._alive.discard(identity)
+        else:
+            self._now_gone(identity)
+
+    def _now_alive(self, identity: str) -> None:
+        # Its end may have been told before the answer that says it lives.
+        self._alive.add(identity)
+        if identity in self._dead:
+            self._alive.discard(identity)
+
+    def _now_gone(self, identity: str) -> None:
+        for known in (self._alive, self._dead, self._oom_told):
+            known.discard(identity)

@@ -1,0 +1,287 @@
+"""The start of one container: create, start, one look at it. On any failure nothing of it is left.
+
+Interleavings that matter: the start is given up while the engine works (it is looked at between the steps, and the
+container is removed); the answer to a create is lost (the container, if it was made, is found by its name and the word
+of this run); an engine that is away while a failed start is cleaned up (the removal is repeated until it is back).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from docker.errors import NotFound
+from twisted.logger import Logger
+
+from ...core.model import Handle, Kind, TerminationReason
+from ...guestbundle import Bundle
+from ..base import DriverError, ImageError, StartOrder
+from ..blocking import Cancelled
+from . import addresses, creation, names
+from .creation import DAEMON_PORT, EXECUTOR_PORT, HTTP_PORT
+from .exit_status import exit_status, is_running
+from .failures import CREATE, EXPECTED, OTHER, START, engine_call, failure, sentence_of, status_of
+from .firewall import Firewall
+from .images import Images, Policy
+from .limits import Grants
+from .tokens import Tokens, new_run
+
+log = Logger()
+
+MOST_TRIES = 12
+"""Each try after the first asks for less: five limits, disk, CPU, a name that was taken, an image that vanished."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+
+
+class Settings(creation.Settings, Protocol):
+    """A ``docker`` section of the configuration."""
+
+    @property
+    def pull_policy(self) -> Policy: ...
+
+
+class Place:
+    """What all starts share, known once the driver is open."""
+
+    def __init__(
+        self,
+        *,
+        driver: str,
+        client: Any,
+        images: Images,
+        grants: Mapping[Kind, Grants],
+        settings: Mapping[Kind, Settings],
+        networks: Mapping[Kind, str | None],
+        bundle: Bundle,
+        mount: str,
+        daemon: Sequence[str],
+        tokens: Tokens,
+        firewall: Firewall | None,
+        output: Callable[[str, int], str],
+    ) -> None:
+        self.driver = driver
+        self.client = client
+        self.images = images
+        self.grants = grants
+        self.settings = settings
+        self.networks = networks
+        self.bundle = bundle
+        self.mount = mount
+        self.daemon = tuple(daemon)
+        self.tokens = tokens
+        self.firewall = firewall
+        self.output = output
+
+    def handle(self, identity: str, kind: Kind, run: str, ip: str | None, container_id: str) -> Handle:
+        """The handle of a container; one that has ended has no address any more."""
+        if kind is Kind.FUNCTION:
+            return Handle(self.driver, identity, f"{ip}:{EXECUTOR_PORT}" if ip else None, ip=ip, opaque=container_id)
+        return Handle(
+            driver=self.driver,
+            id=identity,
+            daemon_address=f"{ip}:{DAEMON_PORT}" if ip else None,
+            http_address=f"{ip}:{HTTP_PORT}" if ip else None,
+            ip=ip,
+            opaque=container_id,
+            token=self.tokens.token(run),
+            held=True,
+        )  # fmt: skip
+
+
+class Starts:
+    """Starts containers, from several threads at once. ``alive`` is told the id of each before it runs, ``gone`` when
+    it was removed again."""
+
+    def __init__(
+        self, *, place: Place, alive: Callable[[str], None], gone: Callable[[str], None], closed: Cancelled
+    ) -> None:
+        self._place = place
+        self._alive = alive
+        self._gone = gone
+        self._closed = closed
+        self._lock = threading.Lock()
+        self._under_way: set[str] = set()
+
+    @contextmanager
+    def _alone(self, container_id: str) -> Iterator[None]:
+        with self._lock:
+            if container_id in self._under_way:
+                raise DriverError(f"container {container_id} is being started already")
+            self._under_way.add(container_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way.discard(container_id)
+
+    def start(self, order: StartOrder, cancelled: Cancelled) -> Handle:
+        """See ``BlockingDriver.start``."""
+        if order.image is None:
+            raise ImageError(
+                f"container {order.container_id} names no image, and default_function_image is not configured"
+            )
+        with self._alone(order.container_id):
+            for _ in range(MOST_TRIES):
+                handle = self._try(order, order.image, cancelled)
+                if handle is not None:
+                    return handle
+        raise DriverError(f"container {order.container_id} cannot be started: the engine goes on refusing it")
+
+    def _try(self, order: StartOrder, reference: str, cancelled: Cancelled) -> Handle | None:
+        """None: do it again, something in its way is gone."""
+        place, settings = self._place, self._place.settings[order.kind]
+        image = place.images.ensure(reference, settings.pull_policy, cancelled)
+        cancelled.check()
+        run = new_run()
+        grants, network = place.grants[order.kind], place.networks[order.kind]
+        body = creation.body(
+            order=order,
+            image=image,
+            labels=names.labels(order, run=run, bundle=place.bundle.digest if order.kind is Kind.SANDBOX else None),
+            settings=settings,
+            limits=grants.host_config(order.resources, settings.pids_limit),
+            network=network,
+            daemon=place.daemon,
+            mount=place.mount,
+            token=place.tokens.token(run),
+        )
+        try:
+            identity = self._create(order, run, body)
+        except EXPECTED as error:
+            status, sentence = status_of(error), sentence_of(error)
+            if grants.learn(sentence, body) or (status == 409 and self._make_room(order)):
+                return None
+            if status == 404 and "no such image" in sentence.lower():
+                place.images.changed()
+                if settings.pull_policy != "never":
+                    return None
+            raise failure(CREATE, f"container {order.container_id} cannot be created", sentence, status) from error
+        try:
+            cancelled.check()
+            self._alive(identity)
+            try:
+                place.client.start(identity)
+            except EXPECTED as error:
+                sentence = sentence_of(error)
+                if grants.learn(sentence, body):
+                    self.remove(identity)
+                    return None
+                what = f"container {order.container_id} cannot be started{self._output(identity)}"
+                raise failure(START, what, sentence, status_of(error)) from error
+            cancelled.check()
+            handle = self._look(order, identity, run, network)
+            if place.firewall is not None and order.kind is Kind.SANDBOX:
+                place.firewall.admit(order.container_id, handle, order.network_policy, cancelled)
+            cancelled.check()
+            return handle
+        except BaseException:
+            self.remove(identity)
+            raise
+
+    def _create(self, order: StartOrder, run: str, body: Mapping[str, Any]) -> str:
+        name = names.container_name(order.container_id)
+        try:
+            return str(self._place.client.create_container_from_config(body, name)["Id"])
+        except EXPECTED as error:
+            if status_of(error) is None:
+                # No answer: it may have been made all the same.
+                self._remove_run(name, run)
+            raise
+
+    def _remove_run(self, name: str, run: str) -> None:
+        for _ in self._until_closed():
+            try:
+                found = self._place.client.inspect_container(name)
+            except NotFound:
+                return
+            except EXPECTED:
+                continue
+            if (found["Config"].get("Labels") or {}).get(names.RUN) == run:
+                self.remove(str(found["Id"]))
+            return
+
+    def _make_room(self, order: StartOrder) -> bool:
+        """Whether what had the name was ours and is gone now: an earlier life of the same container that has ended, or
+        was never started."""
+        name = names.container_name(order.container_id)
+        with engine_call(OTHER, f"container {name} cannot be looked at"):
+            try:
+                found = self._place.client.inspect_container(name)
+            except NotFound:
+                return True
+        whose = names.read(found["Config"].get("Labels"))
+        if whose is None or whose.executor_id != order.executor_id or whose.container_id != order.container_id:
+            raise DriverError(f"the engine has a container {name} that is not this node's; remove or rename it")
+        if is_running(found["State"]):
+            raise DriverError(f"container {order.container_id} runs already")
+        self.remove(str(found["Id"]))
+        return True
+
+    def _look(self, order: StartOrder, identity: str, run: str, network: str | None) -> Handle:
+        with engine_call(OTHER, f"container {order.container_id} cannot be looked at"):
+            found = self._place.client.inspect_container(identity)
+        status = exit_status(found["State"])
+        if status is not None:
+            how = "of lack of memory" if status.oom else f"with {found['State'].get('ExitCode')}"
+            problem = f"container {order.container_id} ended at once {how}{self._output(identity)}"
+            error = DriverError(problem)
+            if status.oom:
+                error.reason = TerminationReason.OOM
+            raise error
+        networks = (found.get("NetworkSettings") or {}).get("Networks")
+        ip = addresses.address(networks, network)
+        if ip is None:
+            known = ", ".join(networks or ()) or "none"
+            raise DriverError(f"container {order.container_id} has no IPv4 address; its networks: {known}")
+        return self._place.handle(identity, order.kind, run, ip, order.container_id)
+
+    def _output(self, identity: str) -> str:
+        try:
+            text = self._place.output(identity, 20)
+        except DriverError as error:
+            log.debug("output of a failed container cannot be read", error=str(error))
+            return ""
+        return f" (its output: {text})" if text else ""
+
+    def remove(self, identity: str) -> None:
+        """Until it is gone, or the driver is closed: then the next life of the node finds it."""
+        for _ in self._until_closed():
+            try:
+                remove(self._place.client, identity)
+            except DriverError as error:
+                log.warn("a container whose start failed cannot be removed, trying again", error=str(error))
+                continue
+            self._gone(identity)
+            return
+
+    def _until_closed(self) -> Iterator[None]:
+        pause = FIRST_PAUSE
+        while True:
+            yield
+            if self._closed.wait(pause):
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def remove(client: Any, identity: str) -> None:
+    """End it and remove it with its anonymous volumes. One that is gone is no error. Raises DriverError."""
+    try:
+        client.remove_container(identity, v=True, force=True)
+    except NotFound:
+        return
+    except EXPECTED as error:
+        if status_of(error) == 409 and "in progress" in sentence_of(error):
+            _wait_gone(client, identity)
+            return
+        raise failure(OTHER, f"container {identity[:12]} cannot be removed", sentence_of(error)) from error
+
+
+def _wait_gone(client: Any, identity: str) -> None:
+    """Somebody else is removing it."""
+    with engine_call(OTHER, f"container {identity[:12]} is being removed, but does not go"):
+        try:
+            client.wait(identity, condition="removed", timeout=30)
+        except NotFound:
+            return

@@ -1,0 +1,153 @@
+"""The place of the Docker driver: containers of a real engine, the stand-in daemon told over its port."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
+
+from indexify_dataplane.config_model import DockerDriver as Section
+from indexify_dataplane.core.model import Handle, Kind, NetworkPolicy
+from indexify_dataplane.drivers.base import Driver, StartOrder
+from indexify_dataplane.drivers.blocking import Cancelled
+from indexify_dataplane.drivers.docker.driver import DockerDriver
+from indexify_dataplane.drivers.docker.names import MINE
+from indexify_dataplane.drivers.threaded import ThreadedDriver
+from indexify_dataplane.guestbundle import Bundle
+from tests.engine import Engine
+
+from .driver_fork_exec import STANDIN, tell
+
+MISSING = "127.0.0.1:1/nobody/has-this:ever"
+"""An image of a registry that refuses connections."""
+
+
+class Hold:
+    """A firewall that never comes to an end for the containers in ``held``, and enforces nothing."""
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+
+    def admit(self, container_id: str, handle: Handle, policy: NetworkPolicy | None, cancelled: Cancelled) -> None:
+        while container_id in self.held:
+            cancelled.wait(60.0)
+            cancelled.check()
+
+    def forget(self, handle: Handle) -> None:
+        return
+
+
+class Unprivileged(DockerDriver):
+    """It has a hook for a firewall, and no firewall."""
+
+    def enforces_policies(self) -> bool:
+        return False
+
+
+class WithImage(ThreadedDriver):
+    """Orders of the contract name no image; and it tells the stand-in what to do as soon as it was started, whereas the
+    node waits until a daemon answers."""
+
+    place: DockerPlace
+
+    async def start(self, order: StartOrder) -> Handle:
+        handle = await super().start(evolve(order, image=order.image or self.place.image))
+        await self.place.tell(handle, "ready?")
+        return handle
+
+
+class DockerPlace:
+    """An executor of its own on the shared engine: it sees the containers of its own tests alone."""
+
+    knows_listeners = False
+
+    def __init__(self, reactor: Any, engine: Engine, bundle: Bundle, *, runtime: str | None = None) -> None:
+        self.reactor = reactor
+        self.engine = engine
+        self.state_dir = tempfile.mkdtemp(prefix="docker-driver-")
+        shutil.copytree(bundle.path, os.path.join(self.state_dir, "bundles", bundle.path.name))
+        self.firewall = Hold()
+        self.standin = (*bundle.interpreter(), "/standin/standin.py")
+        places = [f"{os.path.dirname(STANDIN)}:/standin:ro"]
+        self.settings = {
+            Kind.SANDBOX: Section(runtime=runtime, binds=tuple(places)),
+            Kind.FUNCTION: Section(runtime=runtime, binds=(*places, f"{bundle.path}:/.indexify:ro")),
+        }
+        entrypoint = ", ".join(f'"{part}"' for part in self.standin)
+        self.image = engine.image("busybox", f"ENTRYPOINT [{entrypoint}]")
+        self._open: list[WithImage] = []
+
+    async def open(self, environ: Mapping[str, str] = os.environ, **changes: Any) -> WithImage:
+        driver = WithImage(
+            reactor=self.reactor,
+            driver=Unprivileged(
+                **{
+                    "settings": self.settings,
+                    "address": self.engine.address,
+                    "state_dir": self.state_dir,
+                    "pull_timeout": 60.0,
+                    "firewall": self.firewall,
+                    "daemon": (*self.standin, "--address", "0.0.0.0:9500"),
+                    "environ": environ,
+                    **changes,
+                }
+            ),
+            poll_interval=60.0,
+        )
+        driver.place = self
+        await driver.open()
+        self._open.append(driver)
+        return driver
+
+    async def drop(self, driver: Driver) -> None:
+        # Threads cannot be dropped; closing is all that can be seen of a node's end here.
+        await driver.close()  # containers are told nothing
+
+    async def close(self) -> None:
+        self.firewall.held.clear()
+        for driver in self._open:
+            if not driver.closed:
+                await driver.close()
+        for each in self.engine.client.api.containers(all=True, filters={"label": [MINE]}):
+            self.engine.client.api.remove_container(each["Id"], force=True, v=True)
+        shutil.rmtree(self.state_dir)
+
+    def hanging(self, order: StartOrder) -> StartOrder:
+        self.firewall.held.add(order.container_id)
+        return order
+
+    def failing(self, order: StartOrder) -> StartOrder:
+        return evolve(order, image=MISSING)
+
+    async def tell(self, handle: Handle, line: str) -> str:
+        """Have the stand-in do something; it may still be starting."""
+        while True:
+            try:
+                return await tell(self.reactor, handle, line)
+            except ConnectError:
+                waiting: Deferred[None] = Deferred()
+                self.reactor.callLater(0.02, waiting.callback, None)
+                await waiting
+
+    async def exit(self, handle: Handle, code: int) -> None:
+        await self.tell(handle, f"exit {code}")
+
+    async def signal(self, handle: Handle, number: int) -> None:
+        # From outside: the kernel protects a first process from its own signals.
+        self.engine.client.api.kill(handle.id, signal=number)
+
+    async def ignore_sigterm(self, handle: Handle) -> None:
+        await self.tell(handle, "ignore-term")
+
+    async def write(self, handle: Handle, output: bytes) -> None:
+        await self.tell(handle, "print " + base64.b64encode(output).decode())
+
+    async def listen(self, handle: Handle) -> tuple[int, tuple[str, int]]:
+        return 8080, (handle.ip or "", 8080)
