@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -15,10 +16,9 @@ from twisted.internet.error import ConnectError
 
 from indexify_dataplane.config_model import DockerDriver as Section
 from indexify_dataplane.core.model import Handle, Kind, NetworkPolicy
-from indexify_dataplane.drivers.base import Driver, StartOrder
+from indexify_dataplane.drivers.base import Driver, Listed, StartOrder
 from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.drivers.docker.driver import DockerDriver
-from indexify_dataplane.drivers.docker.names import MINE
 from indexify_dataplane.drivers.threaded import ThreadedDriver
 from indexify_dataplane.guestbundle import Bundle
 from tests.engine import Engine
@@ -51,20 +51,30 @@ class Unprivileged(DockerDriver):
         return False
 
 
-class WithImage(ThreadedDriver):
-    """Orders of the contract name no image; and it tells the stand-in what to do as soon as it was started, whereas the
-    node waits until a daemon answers."""
+class Own(ThreadedDriver):
+    """What the contract sees of an engine that others use as well: ids have a prefix of this place there. Orders of the
+    contract name no image; and it tells the stand-in what to do as soon as it was started, whereas the node waits
+    until a daemon answers."""
 
     place: DockerPlace
 
     async def start(self, order: StartOrder) -> Handle:
-        handle = await super().start(evolve(order, image=order.image or self.place.image))
+        named = evolve(order, container_id=self.place.prefix + order.container_id)
+        handle = await super().start(evolve(named, image=order.image or self.place.image))
         await self.place.tell(handle, "ready?")
         return handle
 
+    async def list_containers(self) -> Sequence[Listed]:
+        prefix = self.place.prefix
+        return [
+            evolve(found, container_id=found.container_id.removeprefix(prefix))
+            for found in await super().list_containers()
+            if found.container_id.startswith(prefix)
+        ]
+
 
 class DockerPlace:
-    """An executor of its own on the shared engine: it sees the containers of its own tests alone."""
+    """A state directory of its own, and a prefix for the ids of its containers."""
 
     knows_listeners = False
 
@@ -72,6 +82,7 @@ class DockerPlace:
         self.reactor = reactor
         self.engine = engine
         self.state_dir = tempfile.mkdtemp(prefix="docker-driver-")
+        self.prefix = f"{secrets.token_hex(4)}-"
         shutil.copytree(bundle.path, os.path.join(self.state_dir, "bundles", bundle.path.name))
         self.firewall = Hold()
         self.standin = (*bundle.interpreter(), "/standin/standin.py")
@@ -82,10 +93,10 @@ class DockerPlace:
         }
         entrypoint = ", ".join(f'"{part}"' for part in self.standin)
         self.image = engine.image("busybox", f"ENTRYPOINT [{entrypoint}]")
-        self._open: list[WithImage] = []
+        self._open: list[Own] = []
 
-    async def open(self, environ: Mapping[str, str] = os.environ, **changes: Any) -> WithImage:
-        driver = WithImage(
+    async def open(self, environ: Mapping[str, str] = os.environ, **changes: Any) -> Own:
+        driver = Own(
             reactor=self.reactor,
             driver=Unprivileged(
                 **{
@@ -115,12 +126,12 @@ class DockerPlace:
         for driver in self._open:
             if not driver.closed:
                 await driver.close()
-        for each in self.engine.client.api.containers(all=True, filters={"label": [MINE]}):
+        for each in self.engine.client.api.containers(all=True, filters={"name": [f"indexify-{self.prefix}"]}):
             self.engine.client.api.remove_container(each["Id"], force=True, v=True)
         shutil.rmtree(self.state_dir)
 
     def hanging(self, order: StartOrder) -> StartOrder:
-        self.firewall.held.add(order.container_id)
+        self.firewall.held.add(self.prefix + order.container_id)
         return order
 
     def failing(self, order: StartOrder) -> StartOrder:
