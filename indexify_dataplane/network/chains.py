@@ -1,0 +1,191 @@
+"""The text that ``iptables-restore`` reads and ``iptables-save`` writes: names, entries, transactions. Pure.
+
+    INPUT, DOCKER-USER (or FORWARD) ──▶ INDEXIFY-<node> ──▶ INDEXIFY-SB-<sandbox>     by the sandbox's MAC and address
+                                                                 └──▶ INDEXIFY-<node>-C   drops what goes to this node's
+                                                                                          own containers
+
+``<node>`` is made from the executor id, so that nodes that share a host leave each other alone. The two chains of the
+node are written anew in each transaction; every rule of theirs carries the container's id and the digest of its rules
+as its comment, from where the next process of the node reads what is in force.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from attrs import field, frozen
+
+from .policy import Family, Rule
+
+SANDBOX_PREFIX = "INDEXIFY-SB-"
+NAME_CHARACTERS = 16
+"""So many characters of the id are in a chain's name: the packet filter allows 28 characters in all."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
+HOOKS = ("INPUT", "FORWARD", "DOCKER-USER")
+
+
+def _hash(text: str, characters: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:characters]
+
+
+def node_chain(executor_id: str) -> str:
+    """The chain through which a node's sandboxes are found."""
+    return f"INDEXIFY-{_hash(executor_id, 10)}"
+
+
+def containers_chain(executor_id: str) -> str:
+    """The chain that drops what goes to the node's own containers."""
+    return f"{node_chain(executor_id)}-C"
+
+
+def key(container_id: str) -> str:
+    """The id as it stands in comments; a hash of one that has other characters than ids have."""
+    return (
+        container_id if _PLAIN.match(container_id) and len(container_id) <= 100 else f"hash-{_hash(container_id, 32)}"
+    )
+
+
+def sandbox_chain(container_id: str, taken: Collection[str]) -> str:
+    """The name of a sandbox's chain: from its id, or from a hash of it where that name is another's."""
+    plain = container_id[:NAME_CHARACTERS]
+    name = SANDBOX_PREFIX + plain
+    if not _PLAIN.match(plain) or name in taken:
+        name = SANDBOX_PREFIX + _hash(container_id, NAME_CHARACTERS)
+    return name
+
+
+@frozen
+class Endpoint:
+    """Where a container is on its network: MAC, and address per family where it has one."""
+
+    mac: str | None = None
+    addresses: Mapping[Family, str] = field(factory=dict)
+
+
+@frozen
+class Entry:
+    """One container in one family's node chains. ``chain`` is None for one that is only protected from sandboxes."""
+
+    chain: str | None
+    digest: str
+    jumps: tuple[Rule, ...] = ()
+    drops: tuple[Rule, ...] = ()
+
+
+def digest(rules: Iterable[Rule], jumps: Iterable[Rule]) -> str:
+    return _hash(repr((tuple(rules), tuple(jumps))), 12)
+
+
+def matches(family: Family, endpoint: Endpoint) -> tuple[Rule, ...]:
+    """What packets of this container look like: its MAC with any address, its address with any MAC."""
+    address = endpoint.addresses.get(family)
+    if endpoint.mac is None:
+        return (("-s", address),) if address else ()
+    by_mac: Rule = ("-m", "mac", "--mac-source", endpoint.mac)
+    if not address:
+        return (by_mac,)
+    return (by_mac, ("-s", address, "-m", "mac", "!", "--mac-source", endpoint.mac))
+
+
+def entry(container_id: str, family: Family, endpoint: Endpoint, chain: str | None, rules: Sequence[Rule]) -> Entry:
+    found = matches(family, endpoint) if chain else ()
+    mark = digest(rules, found)
+    comment = ("-m", "comment", "--comment", f"{key(container_id)} {mark}")
+    address = endpoint.addresses.get(family)
+    return Entry(
+        chain,
+        mark,
+        tuple((*each, *comment, "-j", chain) for each in found if chain),
+        ((("-d", address, *comment, "-j", "DROP"),) if address else ()),
+    )
+
+
+def transaction(
+    executor_id: str,
+    entries: Iterable[Entry],
+    *,
+    rules: Mapping[str, Sequence[Rule]],
+    removed: Iterable[str] = (),
+    unhook: Sequence[str] = (),
+    hook: Sequence[str] = (),
+) -> str:
+    """Input for ``iptables-restore --noflush``: the node's chains with all ``entries``, the sandbox chains in ``rules``
+    by name, without those in ``removed``. The node's chain becomes the first of each chain in ``hook``."""
+    node, containers = node_chain(executor_id), containers_chain(executor_id)
+    removed = list(removed)
+    lines = ["*filter", *(f":{name} - [0:0]" for name in (node, containers, *rules, *removed))]
+    lines += [_line(chain, rule) for chain, wanted in rules.items() for rule in wanted]
+    for each in entries:
+        lines += [_line(containers, drop) for drop in each.drops]
+        lines += [_line(node, jump) for jump in each.jumps]
+    lines += [f"-D {chain} -j {node}" for chain in unhook]
+    lines += [f"-I {chain} 1 -j {node}" for chain in hook]
+    lines += [f"-X {name}" for name in removed]
+    return "\n".join([*lines, "COMMIT", ""])
+
+
+def _line(chain: str, rule: Rule) -> str:
+    return " ".join(["-A", chain, *(f'"{word}"' if " " in word else word for word in rule)])
+
+
+@frozen
+class Dump:
+    """What ``iptables-save -t filter`` tells: the chains, and each chain's rules in order."""
+
+    chains: Mapping[str, tuple[Rule, ...]]
+
+    @classmethod
+    def parse(cls, text: str) -> Dump:
+        found: dict[str, list[Rule]] = {}
+        for line in text.splitlines():
+            if line.startswith(":"):
+                found.setdefault(line[1:].split()[0], [])
+            elif line.startswith("-A "):
+                words = tuple(shlex.split(line))
+                found.setdefault(words[1], []).append(words[2:])
+        return cls({name: tuple(rules) for name, rules in found.items()})
+
+    def entries(self, executor_id: str) -> dict[str, Entry]:
+        """What this node has in force, by the key of the container."""
+        found: dict[str, Entry] = {}
+        for chain, place in ((node_chain(executor_id), "jumps"), (containers_chain(executor_id), "drops")):
+            for rule in self.chains.get(chain, ()):
+                who, _, mark = _after(rule, "--comment").partition(" ")
+                if not who:
+                    continue
+                old = found.get(who, Entry(None, mark))
+                rules = (*getattr(old, place), rule)
+                name = _after(rule, "-j") if place == "jumps" else old.chain
+                jumps, drops = (rules, old.drops) if place == "jumps" else (old.jumps, rules)
+                found[who] = Entry(name, mark, jumps, drops)
+        return found
+
+    def misplaced(self, executor_id: str) -> tuple[list[str], list[str]]:
+        """The chains from which the node's chain has to be taken, and those in which it has to be put first.
+
+        Only chains of this product may stand before it. DOCKER-USER is Docker's place for rules before its own.
+        """
+        node = node_chain(executor_id)
+        user = "DOCKER-USER" in self.chains and ("-j", "DOCKER-USER") in self.chains.get("FORWARD", ())
+        wanted = {"INPUT", "DOCKER-USER" if user else "FORWARD"}
+        unhook: list[str] = []
+        hook: list[str] = []
+        for chain in HOOKS:
+            rules = self.chains.get(chain, ())
+            places = [number for number, rule in enumerate(rules) if rule == ("-j", node)]
+            before = rules[: places[0]] if places else ()
+            good = len(places) == 1 and all(_after(rule, "-j").startswith("INDEXIFY-") for rule in before)
+            if chain not in wanted:
+                unhook += [chain] * len(places)
+            elif not good:
+                unhook += [chain] * len(places)
+                hook.append(chain)
+        return unhook, hook
+
+
+def _after(rule: Rule, option: str) -> str:
+    return rule[rule.index(option) + 1] if option in rule[:-1] else ""

@@ -1,0 +1,331 @@
+"""Real rules on real packets, in namespaces that the tests make; both kinds of iptables."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import unittest
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import evolve
+from twisted.trial.unittest import TestCase
+
+from indexify_dataplane.core.model import NetworkPolicy
+from indexify_dataplane.network.chains import Endpoint, node_chain
+from indexify_dataplane.network.firewall import Firewall
+from indexify_dataplane.network.policy import Family, Surroundings
+from indexify_dataplane.network.tables import FirewallError, Namespace, find_namespace, find_tables
+
+from .stage import BRIDGE, ELSEWHERE, HOST, METADATA, OUTSIDE, SUBNETS, Node, Stage
+
+CLOSED = NetworkPolicy(allow_internet=False)
+DOCKER = "*filter\n:DOCKER-USER - [0:0]\n:DOCKER - [0:0]\n-I FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN\nCOMMIT\n"
+
+
+def free(places: Iterable[str]) -> dict[str, set[str]]:
+    return {place: {"tcp", "udp", "icmp"} for place in places}
+
+
+def shut(places: Iterable[str]) -> dict[str, set[str]]:
+    return {place: set() for place in places}
+
+
+class Rules:
+    """Tests of one kind of iptables, on a host where Docker has made its chains."""
+
+    kind = ""
+    assertEqual: Any
+    assertIn: Any
+    assertNotIn: Any
+    assertRaises: Any
+    assertTrue: Any
+
+    def setUp(self) -> None:
+        self.stage = Stage(self)  # type: ignore[arg-type]
+        if shutil.which(f"iptables-{self.kind}") is None:
+            raise unittest.SkipTest(f"iptables-{self.kind} is not installed")
+        self.stage.host(f"iptables-{self.kind}-restore", "--noflush", text=DOCKER)
+        self.firewall = self.new()
+
+    def new(self, executor: str = "executor-1", resolvers: tuple[str, ...] = (OUTSIDE[0],)) -> Firewall:
+        firewall = Firewall(
+            executor_id=executor,
+            bridge=BRIDGE,
+            around=Surroundings(SUBNETS, resolvers),
+            locate=lambda bridge: find_namespace(bridge, (self.stage.host.path,)),
+        )
+        firewall.open()
+        return firewall
+
+    def listed(self, *arguments: str, family: str = "iptables") -> str:
+        return self.stage.host(f"{family}-{self.kind}", *arguments)
+
+    def apply(self, number: int, policy: NetworkPolicy | None, id: str | None = None) -> str:
+        name = f"sandbox-{number}-abcdefghijk" if id is None else id
+        return self.firewall.apply(name, self.stage.endpoint(number), policy)
+
+    def assert_reach(self, node: Node, expected: dict[str, set[str]], port: int = 7777) -> None:
+        self.assertEqual(node.reach(expected, port), expected)
+
+    def test_without_a_policy_only_what_is_protected_is_out_of_reach(self) -> None:
+        one, _ = self.stage.inside
+        link = f"{self.stage.link_local(self.stage.host, BRIDGE)}%eth0"
+        neighbour = f"{self.stage.link_local(self.stage.inside[1], 'eth0')}%eth0"
+        closed = [*METADATA, *HOST, *self.stage.addresses(2), link, neighbour, "192.0.2.1", "2001:db8:1::1"]
+        self.assert_reach(one, free([*OUTSIDE, *closed]))  # the stage itself is open
+        self.apply(1, None)
+        self.apply(2, None)
+        self.assert_reach(one, {**free(OUTSIDE), **shut(closed)})
+
+    def test_the_node_reaches_every_port(self) -> None:
+        for number in (1, 2):
+            self.apply(number, CLOSED)
+            self.assert_reach(self.stage.host, free(self.stage.addresses(number)))
+
+    def test_opposite_policies_at_once(self) -> None:
+        one, two = self.stage.inside
+        self.apply(1, CLOSED)
+        self.apply(2, NetworkPolicy(allow_internet=True))
+        self.assert_reach(one, shut(OUTSIDE))
+        self.assert_reach(one, {OUTSIDE[0]: {"tcp", "udp"}, ELSEWHERE[0]: set()}, port=53)
+        self.assert_reach(two, free(OUTSIDE))
+        self.apply(1, NetworkPolicy(allow_internet=True))
+        self.apply(2, CLOSED)
+        self.assert_reach(one, free(OUTSIDE))
+        self.assert_reach(two, shut(OUTSIDE))
+
+    def test_allow_before_deny_and_protected_only_by_name(self) -> None:
+        one, _ = self.stage.inside
+        self.apply(1, NetworkPolicy(True, (OUTSIDE[0], OUTSIDE[1], HOST[0], METADATA[1]), ("0.0.0.0/0", "::/0")))
+        self.apply(2, None)
+        opened = [*OUTSIDE, HOST[0], METADATA[1]]
+        closed = [*ELSEWHERE, HOST[1], METADATA[0], *self.stage.addresses(2)]
+        self.assert_reach(one, {**free(opened), **shut(closed)})
+        self.apply(1, NetworkPolicy(False, ("0.0.0.0/0", "::/0", *self.stage.addresses(2)), ELSEWHERE))
+        closed = [*HOST, *METADATA, *self.stage.addresses(2)]
+        self.assert_reach(one, {**free([*OUTSIDE, *ELSEWHERE]), **shut(closed)})
+
+    def test_a_false_source_address_does_not_help(self) -> None:
+        """A process may choose an IPv6 source that is not its own (IPV6_FREEBIND) without any privilege."""
+        one, _ = self.stage.inside
+        self.apply(1, CLOSED)
+        one("ip", "address", "add", "10.77.0.99/24", "dev", "eth0")
+        one("ip", "address", "add", "fd77::99/64", "dev", "eth0", "nodad")
+        one("ip", "route", "replace", "default", "via", HOST[0], "src", "10.77.0.99")
+        one("ip", "-6", "route", "replace", "default", "via", HOST[1], "src", "fd77::99")
+        self.assert_reach(one, shut([*OUTSIDE, *HOST]))
+
+    def test_what_the_sandbox_began_ends_with_a_stricter_policy(self) -> None:
+        one, _ = self.stage.inside
+        self.apply(1, None)
+        talk = (
+            "import socket,sys\ns=socket.create_connection((sys.argv[1],7777),5)\n"
+            "u=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\nu.settimeout(1)\nu.connect((sys.argv[1],7777))\n"
+            "def ask():\n try:\n  u.send(b'x'); u.recv(1); return True\n except OSError: return False\n"
+            "print(ask(),flush=True)\ninput()\nprint(ask(),flush=True)"
+        )
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", one.name, "python3", "-c", talk, OUTSIDE[0]],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.readline(), "True\n")
+        self.apply(1, CLOSED)
+        out, _ = process.communicate("\n", timeout=20)
+        self.assertEqual(out, "False\n")
+
+    def test_the_chain_is_found_as_operators_are_told(self) -> None:
+        chain = self.apply(1, NetworkPolicy(False, (OUTSIDE[0],), ()), id="0123456789abcdefghijk")
+        self.assertEqual(chain, "INDEXIFY-SB-0123456789abcdef")
+        self.stage.inside[0].reach([ELSEWHERE[0]])
+        for family in ("iptables", "ip6tables"):
+            self.assertIn("DROP", self.listed("-L", chain, "-n", "-v", family=family))
+        shown = self.listed("-L", chain, "-n", "-v")
+        dropped = [line.split() for line in shown.splitlines() if line.split()[2:3] == ["DROP"]]
+        self.assertTrue(int(dropped[-1][0]) > 0, shown)
+        self.assertIn(node_chain("executor-1"), self.listed("-L", "DOCKER-USER", "-n", "-v"))
+        self.assertIn("0123456789abcdefghijk", self.listed("-L", node_chain("executor-1"), "-n", "-v"))
+
+    def test_removal_leaves_nothing(self) -> None:
+        chain = self.apply(1, CLOSED)
+        self.firewall.remove("sandbox-1-abcdefghijk")
+        self.firewall.remove("sandbox-1-abcdefghijk")
+        self.firewall.remove("never seen")
+        for family in ("iptables", "ip6tables"):
+            shown = self.listed("-S", family=family)
+            self.assertNotIn(chain, shown)
+            self.assertNotIn("sandbox-1", shown)
+        self.assert_reach(self.stage.inside[0], free(OUTSIDE))
+
+    def test_the_next_process_takes_over_and_sweeps(self) -> None:
+        self.apply(1, CLOSED)
+        kept = self.apply(2, CLOSED)
+        other = self.new("executor-2")
+        other.apply("of-another-node", Endpoint("02:42:00:00:00:77"), CLOSED)
+        self.stage.host(f"iptables-{self.kind}", "-N", "INDEXIFY-SB-left")
+        self.firewall = self.new()
+        self.assertEqual(self.firewall.stray(), ["INDEXIFY-SB-left"])
+        self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
+        before = self.listed("-S", kept)
+        gone = self.firewall.sweep(["sandbox-2-abcdefghijk"])
+        self.assertEqual(gone, ["sandbox-1-abcdefghijk", "INDEXIFY-SB-left"])
+        self.assertEqual(self.listed("-S", kept), before)
+        self.assertIn("INDEXIFY-SB-of-another-node", self.listed("-S"))
+        self.assertEqual(self.firewall.sweep(["sandbox-2-abcdefghijk"]), [])
+        self.assert_reach(self.stage.inside[0], free(OUTSIDE))
+        self.assert_reach(self.stage.inside[1], shut(OUTSIDE))
+
+    def test_equal_beginnings_of_ids_get_chains_of_their_own(self) -> None:
+        names = {self.apply(1, CLOSED, id="same-beginning-xx1"), self.apply(2, None, id="same-beginning-xx2")}
+        other = self.new("executor-2")
+        names.add(other.apply("same-beginning-xx3", Endpoint("02:42:00:00:00:77"), CLOSED))
+        self.assertEqual(len(names), 3)
+        self.assertTrue(all(len(name) <= 28 for name in names), names)
+        self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
+        self.assert_reach(self.stage.inside[1], free(OUTSIDE))
+        again = self.new()
+        self.assertIn(again.apply("same-beginning-xx1", self.stage.endpoint(1), CLOSED), names)
+
+    def test_an_id_cannot_become_rules(self) -> None:
+        for id in ('x" -j ACCEPT\nCOMMIT\n', "-F", "a b", "é", "x" * 300, ""):
+            chain = self.apply(1, CLOSED, id=id)
+            self.assert_reach(self.stage.inside[0], {OUTSIDE[0]: set()})
+            self.assertIn(chain, self.listed("-S"))
+            self.firewall.remove(id)
+            self.assertNotIn(chain, self.listed("-S"))
+
+    def test_equal_rules_are_not_written_again(self) -> None:
+        chain = self.apply(1, CLOSED)
+        self.stage.inside[0].reach([ELSEWHERE[0]])
+        before = self.listed("-L", chain, "-n", "-v")
+        self.firewall = self.new()
+        self.assertEqual(self.apply(1, CLOSED), chain)
+        self.assertEqual(self.listed("-L", chain, "-n", "-v"), before, "the counters went on")
+
+    def test_what_others_have_broken_is_repaired(self) -> None:
+        def flushed_chain() -> None:
+            self.listed("-F", chain)
+
+        def flushed_node() -> None:
+            self.listed("-F", node_chain("executor-1"))
+
+        def flushed_all() -> None:
+            self.listed("-F")
+
+        def flushed_six() -> None:
+            self.listed("-F", family="ip6tables")
+
+        def overtaken() -> None:
+            self.listed("-I", "FORWARD", "1", "-j", "ACCEPT", family="ip6tables")
+
+        def unhooked() -> None:
+            self.listed("-D", "INPUT", "-j", node_chain("executor-1"))
+
+        chain = self.apply(1, CLOSED)
+        self.assertEqual(self.firewall.check(), [])
+        for harm in (flushed_chain, flushed_node, flushed_all, flushed_six, overtaken, unhooked):
+            harm()
+            self.assertTrue(self.firewall.check(), harm.__name__)
+            self.assertEqual(self.firewall.check(), [], harm.__name__)
+            self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+
+    def test_a_refusal_of_the_kernel_is_an_error_and_leaves_others_as_they_are(self) -> None:
+        self.apply(2, CLOSED)
+        bad = Endpoint("no mac", {})
+        self.assertRaises(FirewallError, self.firewall.apply, "bad", bad, CLOSED)
+        self.assertEqual(self.apply(1, CLOSED), "INDEXIFY-SB-sandbox-1-abcdef")
+        self.firewall.remove("bad")
+        self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
+        self.assert_reach(self.stage.inside[1], shut(OUTSIDE))
+        self.assertEqual(self.firewall.stray(), [])
+
+    def test_a_failed_change_keeps_what_was(self) -> None:
+        self.apply(1, CLOSED)
+        bad = evolve(self.stage.endpoint(1), mac="no mac")
+        self.assertRaises(FirewallError, self.firewall.apply, "sandbox-1-abcdefghijk", bad, None)
+        self.apply(2, CLOSED)
+        self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
+        self.apply(1, None)
+        self.assert_reach(self.stage.inside[0], free(OUTSIDE))
+
+    def test_an_address_that_is_given_again_belongs_to_the_new_container(self) -> None:
+        self.apply(1, CLOSED, id="dead")
+        self.apply(1, NetworkPolicy(allow_internet=True), id="new")
+        self.assert_reach(self.stage.inside[0], free(OUTSIDE))
+        self.firewall.remove("dead")
+        self.assert_reach(self.stage.inside[0], {**free(OUTSIDE), **shut(HOST)})
+
+    def test_containers_of_this_node_are_protected(self) -> None:
+        self.apply(1, NetworkPolicy(True, self.stage.addresses(2)))
+        self.assert_reach(self.stage.inside[0], free(self.stage.addresses(2)))
+        self.firewall.protect("function-1", self.stage.endpoint(2))
+        self.assert_reach(self.stage.inside[0], shut(self.stage.addresses(2)))
+        self.assert_reach(self.stage.inside[1], free(OUTSIDE))
+        self.firewall.remove("function-1")
+        self.assert_reach(self.stage.inside[0], free(self.stage.addresses(2)))
+
+
+class NftTests(Rules, TestCase):
+    kind = "nft"
+
+    def test_legacy_tables_are_not_made(self) -> None:
+        self.assertEqual(find_tables(Namespace(self.stage.host.path)).kind, "nft")
+        names = self.stage.host("cat", "/proc/self/net/ip_tables_names")
+        self.assertNotIn("filter", names)
+
+
+class LegacyTests(Rules, TestCase):
+    kind = "legacy"
+
+    def test_the_kind_that_docker_uses_is_used(self) -> None:
+        self.assertEqual(find_tables(Namespace(self.stage.host.path)).kind, "legacy")
+
+
+class PlaceTests(TestCase):
+    def test_a_bridge_that_is_nowhere_is_named(self) -> None:
+        error = self.assertRaises(FirewallError, find_namespace, "ixno0", (None, "/nonexistent"))
+        self.assertIn("ixno0", str(error))
+        self.assertIn("--network host", str(error))
+
+    def test_another_namespace_is_entered(self) -> None:
+        stage = Stage(self)
+        self.assertEqual(find_namespace(BRIDGE, (None, stage.host.path)), Namespace(stage.host.path))
+        self.assertFalse(Namespace(None).has(BRIDGE))
+
+    def test_a_host_without_docker_s_chains_is_hooked_at_forward(self) -> None:
+        stage = Stage(self)
+        firewall = Firewall(
+            executor_id="e", bridge=BRIDGE, around=Surroundings(SUBNETS),
+            locate=lambda bridge: Namespace(stage.host.path),
+        )  # fmt: skip
+        firewall.open()
+        firewall.apply("s", stage.endpoint(1), CLOSED)
+        self.assertEqual(stage.inside[0].reach(OUTSIDE), shut(OUTSIDE))
+        self.assertIn(f"-A FORWARD -j {node_chain('e')}", stage.host("iptables-nft", "-S"))
+
+    def test_without_the_privilege_the_reason_says_what_is_missing(self) -> None:
+        stage = Stage(self)
+        code = (
+            "from indexify_dataplane.network.firewall import *\n"
+            f"f = Firewall(executor_id='e', bridge={BRIDGE!r}, around=Surroundings(),"
+            " locate=lambda bridge: Namespace(None))\n"
+            "try: f.open()\nexcept FirewallError as e: print(e)\nelse: print('opened')"
+        )
+        out = stage.host("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--reuid=65534",
+                         "--clear-groups", sys.executable, "-c", code)  # fmt: skip
+        self.assertIn("NET_ADMIN", out)
+
+    def test_bridged_traffic_must_pass_the_filter(self) -> None:
+        stage = Stage(self)
+        switch = "net.bridge.bridge-nf-call-iptables"
+        stage.host("sysctl", "-q", "-w", f"{switch}=0")
+        self.assertEqual(stage.host("sysctl", "-n", switch), "0\n")
+        firewall = Firewall(
+            executor_id="e", bridge=BRIDGE, around=Surroundings(SUBNETS),
+            locate=lambda bridge: Namespace(stage.host.path),
+        )  # fmt: skip
+        firewall.open()
+        self.assertEqual(stage.host("sysctl", "-n", switch), "1\n", "it is switched on")
+        self.assertIn(Family.IPV6, find_tables(Namespace(stage.host.path)).programs)
