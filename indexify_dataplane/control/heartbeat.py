@@ -8,6 +8,10 @@ held against the items.
 
 **Stopping.** ``stop`` closes the session first, which ends the polls, so that nothing new comes in while the outbox
 drains and nothing follows STOPPED on the wire.
+
+**When a report goes out.** Somebody waits for an outcome or a call: the author of a request, or the function that called.
+They go at once if the last heartbeat began ``GAP`` ago, else as soon as that is so, and take along what else is there.
+What only acknowledges waits a little, so that as a rule the outcome of a short allocation takes it along.
 """
 
 from __future__ import annotations
@@ -37,6 +41,9 @@ log = Logger()
 INTERVAL = 5.0
 QUIET_TIMEOUT = 5.0
 COALESCE = (0.02, 0.05)
+"""How long a report waits for others that nobody is waiting for either."""
+GAP = 0.02
+"""Least time between the beginnings of two heartbeats: one node asks for 50 a second at most."""
 
 
 @frozen
@@ -103,7 +110,8 @@ class Heartbeat(LoopService):
         self._waiting: Deferred[None] | None = None
         self._timer: Any | None = None
         self._firm = False
-        self._woken = False
+        self._wanted_at: float | None = None
+        self._began = -GAP
         self._polls_ended: Deferred[None] | None = None
         self._unsubscribe: tuple[Callable[[], None], ...] = ()
         metrics.gauge("outbox.reports", lambda: len(outbox))
@@ -125,7 +133,7 @@ class Heartbeat(LoopService):
         return self._call.summary
 
     def startService(self) -> None:
-        self._unsubscribe = (self._session.subscribe(self._link_changed), self._outbox.subscribe(self.wake))
+        self._unsubscribe = (self._session.subscribe(self._link_changed), self._outbox.subscribe(self._reported))
         super().startService()
 
     def stopService(self) -> Deferred[None] | None:
@@ -137,11 +145,20 @@ class Heartbeat(LoopService):
 
     def wake(self) -> None:
         """Send a heartbeat soon: 20 to 50 ms from now, together with all that is reported until then."""
-        if self._woken:
+        self._want_at(self._clock.seconds() + self._rng.uniform(*COALESCE))
+
+    def _reported(self, kind: ReportKind) -> None:
+        if kind is ReportKind.RESPONSE:
+            self.wake()
+        else:
+            self._want_at(max(self._clock.seconds(), self._began + GAP))
+
+    def _want_at(self, at: float) -> None:
+        if self._wanted_at is not None and self._wanted_at <= at:
             return
-        self._woken = True
+        self._wanted_at = at
         if self._waiting is not None and not self._firm:
-            self._arm(self._rng.uniform(*COALESCE))
+            self._arm(at - self._clock.seconds())
 
     async def stop(self, *, stopped: bool, deadline: float) -> None:
         """Deliver what is in the outbox until ``deadline`` (a time of the clock); then, if ``stopped``, tell the
@@ -177,7 +194,7 @@ class Heartbeat(LoopService):
             if full:
                 await self._until_quiet()
                 log.info("sending full state", executor_id=self._executor_id, reason=self._session.why_full_state)
-            self._woken = False
+            self._wanted_at, self._began = None, self._clock.seconds()
             batch = self._outbox.take()
             try:
                 reply, blamed = await self._send(batch, full, began)
@@ -292,8 +309,8 @@ class Heartbeat(LoopService):
         self._waiting = Deferred()
         self._firm = pause.firm
         seconds = pause.seconds
-        if self._woken and not pause.firm:
-            seconds = min(seconds, self._rng.uniform(*COALESCE))
+        if self._wanted_at is not None and not pause.firm:
+            seconds = min(seconds, max(0.0, self._wanted_at - self._clock.seconds()))
         self._arm(seconds)
         try:
             await self._waiting

@@ -74,7 +74,7 @@ class Outbox:
         self._refused_alone = 0
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[ReportKind], None]] = []
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -90,8 +90,8 @@ class Outbox:
         """Whether an item that the server refuses is being searched for."""
         return bool(self._suspects)
 
-    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` after each addition; returns a function that ends this."""
+    def subscribe(self, listener: Callable[[ReportKind], None]) -> Callable[[], None]:
+        """Call ``listener`` with its kind after each addition; returns a function that ends this."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -100,7 +100,7 @@ class Outbox:
         self._queues[kind].append(Item(id, kind, encoded))
         self.bytes += len(encoded)
         for listener in tuple(self._listeners):
-            listener()
+            listener(kind)
 
     def take(self, limit: int = BATCH_BYTES) -> Batch:
         """What the next heartbeat carries; nothing leaves the outbox by it.

@@ -221,8 +221,11 @@ class Story:
         self.engine.faults.clear()
         self.wire.set_cut(False)
         self.client.accepting = True
-        for _ in range(3500):
+        for _ in range(1000):
             clock.advance(0.02)
+            self.settle_stores(1000)
+        for _ in range(750):  # A poll whose reply was lost in silence waits for its deadline of 330 s.
+            clock.advance(0.5)
             self.settle_stores(1000)
 
 

@@ -81,6 +81,30 @@ class HeartbeatTest(SynchronousTestCase):
         self.assertEqual(len(started(self.server.heartbeats[1])), 20)
         self.assertTrue(1.02 <= self.server.heartbeats[1].at <= 1.06)
 
+    def test_what_somebody_waits_for_goes_at_once_and_takes_along_what_is_there(self) -> None:
+        self.client.start()
+        self.client.advance(1)
+        self.client.report(1)
+        self.client.advance(0.01)
+        self.client.report(2, ReportKind.OUTCOME, outcome("a1"))
+        self.clock.advance(0)
+        self.assertEqual(self.client.delivered, [1, 2])
+        self.assertEqual(len(self.server.heartbeats), 2)
+        self.client.advance(1)
+        self.assertEqual(len(self.server.heartbeats), 2)
+
+    def test_heartbeats_keep_their_distance_however_many_outcomes_there_are(self) -> None:
+        self.client.start()
+        self.client.advance(1)
+        for n in range(500):
+            self.client.report(n, ReportKind.OUTCOME, outcome(f"a{n}"))
+            self.clock.advance(0.002)
+        self.client.advance(0.1)
+        calls = self.server.heartbeats[1:]
+        self.assertEqual(self.client.delivered, list(range(500)))
+        self.assertTrue(all(b.at - a.at >= 0.0199 for a, b in pairwise(calls)))
+        self.assertGreater(len(calls), 40)
+
     def test_l10_a_server_that_always_asks_for_state_is_not_hammered(self) -> None:
         self.server.heartbeat = lambda request: WANTED
         self.client.report(1)

@@ -78,7 +78,7 @@ class Taking(SynchronousTestCase):
 
     def test_additions_are_told_until_unsubscribed(self) -> None:
         outbox, heard = Outbox(), []
-        end = outbox.subscribe(lambda: heard.append(len(outbox)))
+        end = outbox.subscribe(lambda kind: heard.append(len(outbox)))
         outbox.add(1, R, b"")
         end()
         outbox.add(2, R, b"")
