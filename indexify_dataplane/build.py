@@ -10,6 +10,7 @@ from typing import Any
 from immutables import Map
 
 from . import __version__
+from .blobs.s3 import S3Settings
 from .config import Config
 from .config_kinds import joined
 from .config_model import DockerDriver as DockerConfig
@@ -117,9 +118,14 @@ def executors(
     from .code_cache import CodeCache
     from .executor.executors import RealExecutors
 
-    blobs = Blobs(clock=reactor, calls=blob_calls, metrics=metrics)
+    blobs = Blobs(clock=reactor, calls=blob_calls, metrics=metrics, s3=s3_settings(config))
     cache = CodeCache(
-        clock=reactor, calls=blob_calls, blobs=blobs, metrics=metrics, root=config.function_executor.code_cache_path
+        clock=reactor,
+        calls=blob_calls,
+        blobs=blobs,
+        metrics=metrics,
+        root=config.function_executor.code_cache_path,
+        limit_bytes=config.function_executor.code_cache_max_bytes,
     )
     return RealExecutors(
         clock=reactor,
@@ -128,6 +134,17 @@ def executors(
         code_cache=cache,
         blobs=blobs,
         metrics=metrics,
+    )
+
+
+def s3_settings(config: Config) -> S3Settings:
+    return S3Settings(
+        region=config.s3.region,
+        endpoint_url=config.s3.endpoint,
+        path_style=config.s3.path_style,
+        attempts=config.s3.max_attempts,
+        connect_timeout=config.s3.connect_timeout_secs,
+        read_timeout=config.s3.read_timeout_secs,
     )
 
 

@@ -207,6 +207,25 @@ class FunctionExecutor:
         PATH, "The function executor, by path or looked up in PATH; inside the image under docker.", "function-executor"
     )
     code_cache_path: str = key(PATH, "Where application code is kept.", "/tmp/indexify_code_cache")
+    code_cache_max_bytes: int = key(
+        integer(unit="bytes"), "Code that was not used for longest is dropped above this; 0 keeps the last only.", 1 << 30
+    )
+
+
+@frozen
+class S3:
+    region: str | None = key(
+        NAME, "Region of all buckets.", None, example="eu-central-1",
+        derived="asked of each bucket; with an endpoint, the region of the AWS environment",
+    )  # fmt: skip
+    endpoint: str | None = key(
+        SERVER, "Address of a store that speaks S3's protocol.", None,
+        example="http://minio.internal:9000", derived="AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS",
+    )  # fmt: skip
+    path_style: bool = key(BOOLEAN, "Put the bucket into the path of addresses, not into their host name.", True)
+    max_attempts: int = key(integer(1, 100), "Tries of one call, the first one counts.", 3)
+    connect_timeout_secs: float = key(seconds(0.001), "Time for connecting.", 10.0)
+    read_timeout_secs: float = key(seconds(0.001), "Longest silence of the store in a call.", 60.0)
 
 
 @frozen
@@ -350,6 +369,7 @@ class Config:
     )  # fmt: skip
     fork_exec: ForkExec = key(Section(ForkExec), "Child processes, for drivers of type fork_exec.")
     function_executor: FunctionExecutor = key(Section(FunctionExecutor), "Function executors.")
+    s3: S3 = key(Section(S3), "Blobs and code in s3://. Credentials come from the usual AWS chain, never from here.")
     http_proxy: HttpProxy = key(Section(HttpProxy), "The proxy that routes HTTP traffic to sandboxes.")
     monitoring: Monitoring = key(Section(Monitoring), "The node's own HTTP endpoints.")
     telemetry: Telemetry = key(

@@ -9,8 +9,9 @@ held against the items.
 **Stopping.** ``stop`` closes the session first, which ends the polls, so that nothing new comes in while the outbox
 drains and nothing follows STOPPED on the wire.
 
-**When a report goes out.** Somebody waits for an outcome or a call: the author of a request, or the function that called.
-They go at once if the last heartbeat began ``GAP`` ago, else as soon as that is so, and take along what else is there.
+**When a report goes out.** Somebody waits for an outcome or a call: the author of a request, or the function that
+called. They go at once if the last heartbeat began ``GAP`` ago, else as soon as that is so, and take along what else is
+there.
 What only acknowledges waits a little, so that as a rule the outcome of a short allocation takes it along.
 """
 
