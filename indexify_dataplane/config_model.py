@@ -208,7 +208,7 @@ class FunctionExecutor:
     )
     code_cache_path: str = key(PATH, "Where application code is kept.", "/tmp/indexify_code_cache")
     code_cache_max_bytes: int = key(
-        integer(unit="bytes"), "Code that was not used for longest is dropped above this; 0 keeps the last only.", 1 << 30
+        integer(unit="bytes"), "Code unused for longest is dropped above this; 0 keeps the last only.", 1 << 30
     )
 
 
