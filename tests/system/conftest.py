@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import unittest
 from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.engine import Engine, require
 
 from .harness import Site
 
@@ -27,3 +30,12 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             print(f"    {line}", flush=True)
 
     return say
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """The shared test engine; skips where there is none, fails in CI."""
+    try:
+        return require(unittest.TestCase())
+    except unittest.SkipTest as skipped:
+        pytest.skip(str(skipped))

@@ -31,6 +31,7 @@ from .firewall import Firewall
 from .guest_mount import mount_source
 from .images import Images
 from .limits import Grants
+from .lives import Lives
 from .pulls import Pulls
 from .starting import Place, Settings, Starts, remove
 from .tokens import Tokens, load_secret
@@ -68,10 +69,7 @@ class DockerDriver:
         self._daemon = daemon
         self._environ = environ
         self._closed = Cancelled()
-        self._alive: set[str] = set()
-        self._dead: set[str] = set()
-        self._oom_told: set[str] = set()
-        self._hearing = False
+        self._lives = Lives()
 
     @property
     def name(self) -> str:
@@ -93,7 +91,11 @@ class DockerDriver:
         self.images = Images(client=client, engine=facts, pulls=Pulls(client=client, timeout=self._pull_timeout))
         grants = {each.runtime: Grants(facts=facts, runtime=each.runtime) for each in self._settings.values()}
         self._events = Events(
-            client=client, since=facts.now, image_changed=self.images.changed, heard=self._heard, ended=self._ended
+            client=client,
+            since=facts.now,
+            image_changed=self.images.changed,
+            heard=self._heard,
+            ended=self._lives.ended,
         )
         self._networks = networks
         self._place = Place(
@@ -110,7 +112,7 @@ class DockerDriver:
             firewall=self._firewall,
             output=self._output,
         )
-        self._starts = Starts(place=self._place, alive=self._now_alive, gone=self._now_gone, closed=self._closed)
+        self._starts = Starts(place=self._place, alive=self._lives.alive, gone=self._lives.gone, closed=self._closed)
         log.info(
             "Docker engine is ready", address=connection.shown(self._address, self._environ), version=facts.version,
             storage_driver=facts.storage_driver, guest_mount=self._place.mount,
@@ -173,6 +175,7 @@ class DockerDriver:
     def terminate(self, handle: Handle) -> None:
         if not _IDENTITY.fullmatch(handle.id):
             return
+        self._lives.told_to_end(handle.id)
         try:
             self.client.kill(handle.id, signal="SIGTERM")
         except EXPECTED as error:
@@ -186,13 +189,14 @@ class DockerDriver:
         remove(self.client, handle.id)
         if self._firewall is not None:
             self._firewall.forget(handle)
-        self._now_gone(handle.id)
+        self._lives.gone(handle.id)
 
     def inspect(self, handle: Handle) -> ExitStatus | None:
         found = self._inspected(handle)
         if found is None:
             return ExitStatus()
-        return exit_status(found["State"], oom_told=handle.id in self._oom_told)
+        oom_told, told = self._lives.known_of_end(handle.id)
+        return exit_status(found["State"], oom_told=oom_told, told_by_others=handle.token is not None and not told)
 
     def _inspected(self, handle: Handle) -> Mapping[str, Any] | None:
         if not _IDENTITY.fullmatch(handle.id):
@@ -215,7 +219,7 @@ class DockerDriver:
             identity, state = str(each["Id"]), str(each.get("State", ""))
             alive = state in ("running", "paused", "restarting")
             if alive:
-                self._now_alive(identity)
+                self._lives.alive(identity)
             networks = (each.get("NetworkSettings") or {}).get("Networks")
             ip = addresses.address(networks, self._networks.get(whose.kind))
             handle = self._place.handle(identity, whose.kind, whose.run, ip, whose.container_id)
@@ -257,27 +261,8 @@ class DockerDriver:
         return self._events.listen(stopped)
 
     def surely_runs(self, handle: Handle) -> bool:
-        return self._hearing and handle.id in self._alive
+        return self._lives.surely_runs(handle.id)
 
     def _heard(self, heard: bool) -> None:
-        self._hearing = heard
+        self._lives.heard = heard
         self.images.heard(heard)
-
-    def _ended(self, action: str, identity: str) -> None:
-        if action == "oom":
-            self._oom_told.add(identity)
-        elif action == "die":
-            self._dead.add(identity)
-            self._alive.discard(identity)
-        else:
-            self._now_gone(identity)
-
-    def _now_alive(self, identity: str) -> None:
-        # Its end may have been told before the answer that says it lives.
-        self._alive.add(identity)
-        if identity in self._dead:
-            self._alive.discard(identity)
-
-    def _now_gone(self, identity: str) -> None:
-        for known in (self._alive, self._dead, self._oom_told):
-            known.discard(identity)

@@ -16,11 +16,12 @@ def is_running(state: Mapping[str, Any]) -> bool:
     return bool(state.get("Running"))
 
 
-def exit_status(state: Mapping[str, Any], *, oom_told: bool = False) -> ExitStatus | None:
-    """None while it runs. ``oom_told``: the engine's event stream told of an OOM kill in it.
+def exit_status(state: Mapping[str, Any], *, oom_told: bool = False, told_by_others: bool = False) -> ExitStatus | None:
+    """None while it runs. ``oom_told``: the engine's event stream told of an OOM kill in it. ``told_by_others``: it
+    ends with 0 only when it is told to, and this node has not told it.
 
     The engine's OOM flag is set by any process of the container that was killed for memory, also one long before the
-    end; an end in order, or by SIGTERM, has another cause.
+    end; only an end by SIGKILL can have that cause.
     """
     if is_running(state):
         return None
@@ -28,5 +29,8 @@ def exit_status(state: Mapping[str, Any], *, oom_told: bool = False) -> ExitStat
         return ExitStatus()
     code = int(state.get("ExitCode") or 0)
     signal = code - SIGNALLED if SIGNALLED < code < SIGNALLED + 65 else None
-    oom = (bool(state.get("OOMKilled")) or oom_told) and code not in (0, SIGNALLED + 15)
+    if code == 0 and told_by_others:
+        # An operator's stop, or an engine that shuts down or comes back after a crash: both send SIGTERM.
+        signal = 15
+    oom = (bool(state.get("OOMKilled")) or oom_told) and signal == 9
     return ExitStatus(code=None if signal is not None else code, signal=signal, oom=oom)

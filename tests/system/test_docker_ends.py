@@ -1,0 +1,177 @@
+"""Why containers end, made for real, and what the server is told of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine import SCRIPT, Engine
+from tests.registry import Registry
+
+from .docker_nodes import DockerNodes
+from .harness import Site, until
+from .test_docker import layer
+
+QUICK = {"health": {"interval_secs": 0.3, "timeout_secs": 0.5, "failure_threshold": 2}, "startup_timeout_secs": 20}
+
+
+@pytest.fixture
+def nodes(site: Site, engine: Engine) -> Iterator[DockerNodes]:
+    made = DockerNodes(site, engine, driver={"pull_timeout_secs": 6}, **QUICK)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    made = Registry()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def ended(nodes: DockerNodes, sandbox: str) -> str:
+    (outcome,) = nodes.server.rest.ended(sandbox).values()
+    until("nothing of it is left", lambda: not nodes.ours())
+    return str(outcome)
+
+
+def reason(nodes: DockerNodes, sandbox: str) -> str:
+    return ended(nodes, sandbox).removeprefix("Failure(ContainerTerminated(").removesuffix("))")
+
+
+def told(nodes: DockerNodes) -> str:
+    assert nodes.node is not None
+    return nodes.node.said
+
+
+def test_an_image_that_does_not_exist(nodes: DockerNodes, registry: Registry) -> None:
+    nodes.start()
+    assert "BadImage" in ended(nodes, nodes.create(image=f"{registry.address}/tests/nothing:1"))
+    assert "manifest unknown" in told(nodes)
+    assert "BadImage" in ended(nodes, nodes.create(image="UPPER CASE"))
+
+
+def test_an_image_for_another_architecture(nodes: DockerNodes, registry: Registry) -> None:
+    nodes.start()
+    image = registry.push("tests/foreign", "1", layer(nodes), architecture="s390x")
+    assert "BadImage" in ended(nodes, nodes.create(image=image))
+    assert "is for s390x, this engine runs" in told(nodes)
+
+
+def test_a_registry_that_fails_or_hangs(nodes: DockerNodes, registry: Registry) -> None:
+    nodes.start()
+    image = registry.push("tests/slow", "1", layer(nodes))
+    registry.fail("/manifests/", 500)
+    assert "InternalError" in ended(nodes, nodes.create(image=image))
+    registry.heal()
+    registry.hold("/blobs/")
+    assert "InternalError" in ended(nodes, nodes.create(image=image))
+    assert "longer than 6 s (pull_timeout_secs)" in told(nodes)
+    registry.release()
+    nodes.server.rest.running(nodes.create(image=image))
+
+
+def test_removal_during_the_pull(nodes: DockerNodes, registry: Registry) -> None:
+    nodes.start()
+    image = registry.push("tests/removed", "1", layer(nodes))
+    registry.hold("/blobs/")
+    sandbox = nodes.create(image=image)
+    until("the pull", registry.reached_hold.is_set)
+    began = time.monotonic()
+    nodes.server.rest.delete(sandbox)
+    assert ended(nodes, sandbox) == "Success(UserTerminated)"
+    assert time.monotonic() - began < 5
+    registry.release()
+
+
+def test_one_pull_for_all_who_wait(nodes: DockerNodes, registry: Registry) -> None:
+    nodes.start()
+    image = registry.push("tests/shared", "1", layer(nodes))
+    registry.hold("/blobs/")
+    sandboxes = [nodes.create(image=image) for _ in range(4)]
+    until("the pull", registry.reached_hold.is_set)
+    nodes.server.rest.delete(sandboxes.pop())
+    registry.release()
+    nodes.server.rest.running(*sandboxes)
+    assert registry.count("/manifests/1") <= 1
+    assert "image pulled" in told(nodes)
+
+
+def test_out_of_memory(nodes: DockerNodes) -> None:
+    """Memory that belongs to no process: the kernel's choice is the largest one, the daemon."""
+    nodes.start()
+    fill = ["/bin/sh", "-c", "sleep 1; dd if=/dev/zero of=/dev/shm/fill bs=1M count=200"]
+    sandbox = nodes.create(entrypoint=fill, resources={"cpus": 1, "memory_mb": 64, "ephemeral_disk_mb": 64})
+    assert reason(nodes, sandbox) == "OutOfMemory" or "Oom" in nodes.server.rest.sandbox(sandbox)["outcome"]
+
+
+def test_a_crash(nodes: DockerNodes) -> None:
+    nodes.start()
+    sandbox = nodes.create()
+    nodes.server.rest.running(sandbox)
+    nodes.api.kill(nodes.container(sandbox)["Id"], signal="SIGKILL")
+    assert reason(nodes, sandbox) == "ProcessCrash"
+
+
+def test_its_lifetime_is_over(nodes: DockerNodes) -> None:
+    nodes.start()
+    assert ended(nodes, nodes.create(timeout_secs=2)) == "Success(Timeout)"
+
+
+def test_a_daemon_that_does_not_answer(nodes: DockerNodes) -> None:
+    nodes.start()
+    sandbox = nodes.create()
+    nodes.server.rest.running(sandbox)
+    os.kill(nodes.container(sandbox)["State"]["Pid"], signal.SIGSTOP)
+    assert reason(nodes, sandbox) == "Unhealthy"
+
+
+def test_an_image_whose_user_is_unknown(nodes: DockerNodes) -> None:
+    nodes.start()
+    assert "InternalError" in ended(nodes, nodes.create(image=nodes.engine.image("busybox", "USER nobody-knows-me")))
+    assert "Unknown user" in told(nodes)
+
+
+def test_the_engine_is_killed_and_comes_back(site: Site) -> None:
+    """Its containers do not survive that; each end is told, and new ones start."""
+    directory = Path(tempfile.mkdtemp(prefix="ixengine-"))
+
+    def engine(order: str) -> str:
+        return subprocess.run([SCRIPT, order, directory], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        second = Engine(address=engine("start"))
+        nodes = DockerNodes(site, second, **QUICK)
+        nodes.start()
+        sandboxes = [nodes.create() for _ in range(2)]
+        nodes.server.rest.running(*sandboxes)
+        os.kill(int((directory / "dockerd.pid").read_text()), signal.SIGKILL)
+        until("the engine is gone", lambda: not answers(second))
+        engine("again")
+        outcomes = nodes.server.rest.ended(*sandboxes)
+        # It comes back, finds them and tells them to end.
+        assert set(outcomes.values()) == {"Failure(ContainerTerminated(FunctionCancelled))"}
+        fresh = nodes.create()
+        nodes.server.rest.running(fresh)
+        assert [each["Names"] for each in nodes.ours()] == [[f"/indexify-{fresh}"]]
+        nodes.close()
+    finally:
+        engine("stop")
+
+
+def answers(engine: Engine) -> bool:
+    try:
+        return bool(engine.client.ping())
+    except Exception:
+        return False
