@@ -108,7 +108,7 @@ def test_a_node_killed_at_any_moment_of_a_start_finishes_it(nodes: DockerNodes) 
     rest, chance = nodes.server.rest, random.Random(7)
     nodes.start()
     sandboxes = []
-    for _ in range(5):
+    for _ in range(4):
         sandboxes += [nodes.create(), nodes.create()]
         time.sleep(chance.uniform(0.02, 0.6))
         assert nodes.node is not None
@@ -129,9 +129,8 @@ def test_a_node_killed_at_any_moment_of_a_start_finishes_it(nodes: DockerNodes) 
 def test_a_container_that_was_made_but_never_started_makes_room(nodes: DockerNodes) -> None:
     """The node is killed after the engine made the container and before it started it. What is not the node's stays."""
     registry = Registry()
-    foreign = nodes.api.create_container(nodes.image, ["/bin/true"], labels={"managed": "true", "type": "sandbox"})[
-        "Id"
-    ]
+    other = {"managed": "true", "type": "sandbox"}
+    foreign = nodes.api.create_container(nodes.image, ["/bin/true"], labels=other)["Id"]
     try:
         image = registry.push("tests/held", "1", layer(nodes))
         registry.hold("/manifests/")
@@ -142,12 +141,8 @@ def test_a_container_that_was_made_but_never_started_makes_room(nodes: DockerNod
         (executor,) = nodes.server.rest.executors()
         mine = {"managed": "true", "executor_id": executor, "container_id": sandbox, "type": "sandbox"}
         labels = {f"indexify.{name}": value for name, value in mine.items()}
-        half = nodes.api.create_container(
-            nodes.image,
-            ["/bin/true"],
-            name=f"indexify-{sandbox}",
-            labels={f"indexify.{k}": v for k, v in labels.items()},
-        )["Id"]
+        name = f"indexify-{sandbox}"
+        half = nodes.api.create_container(nodes.image, ["/bin/true"], name=name, labels=labels)["Id"]
         registry.release()
         node = nodes.start()
         nodes.server.rest.running(sandbox)
@@ -172,7 +167,7 @@ def test_removal_at_any_moment_of_a_start_leaves_nothing(nodes: DockerNodes) -> 
     nodes.start()
     rest = nodes.server.rest
     sandboxes = []
-    for number in range(12):
+    for number in range(10):
         sandboxes.append(nodes.create())
         time.sleep(number * 0.05)
         rest.delete(sandboxes[-1])

@@ -96,7 +96,7 @@ class DockerDriver:
             image_changed=self.images.changed,
             heard=self._heard,
             ended=self._lives.ended,
-        )
+        )  # fmt: skip
         self._networks = networks
         self._place = Place(
             driver=self._name,
