@@ -75,6 +75,8 @@ def _docker(
 ) -> Driver:
     """One for each engine; sandboxes and functions may differ in everything else. ``first``: it has the plain name."""
     from .drivers.docker.driver import DockerDriver
+    from .drivers.docker.image_cache import Watermarks
+    from .drivers.docker.image_upkeep import ImageUpkeep
     from .drivers.threaded import ThreadedDriver
 
     settings = {
@@ -88,10 +90,27 @@ def _docker(
         address=address,
         state_dir=config.state_dir,
         pull_timeout=timeout,
+        watermarks=Watermarks(
+            high=config.image_cache.disk_high_percent,
+            low=config.image_cache.disk_low_percent,
+            max_bytes=config.image_cache.max_bytes,
+        ),
+        keep_images=config.image_cache.pre_pull,
         name="docker" if first else "docker:functions",
     )
+    upkeep = ImageUpkeep(
+        clock=reactor,
+        calls=Pool(reactor, "images", 1),
+        cache=lambda: driver.image_cache,
+        pull=driver.pull_image,
+        interval=config.image_cache.check_interval_secs,
+    )
     return ThreadedDriver(
-        reactor=reactor, driver=driver, start_deadline=timeout + CLEAN_UP_SECS, poll_interval=ENGINE_POLL_SECS
+        reactor=reactor,
+        driver=driver,
+        start_deadline=timeout + CLEAN_UP_SECS,
+        poll_interval=ENGINE_POLL_SECS,
+        upkeep=upkeep,
     )
 
 

@@ -39,6 +39,7 @@ def check(config: Config, report: Report) -> Config:
     config = _tls(config, report)
     _isolation(config, report)
     _ports(config, report)
+    _watermarks(config, report)
     if config.http_proxy.shared_secret_file is not None and report.sound("http_proxy.shared_secret_file"):
         _readable("http_proxy.shared_secret_file", config.http_proxy.shared_secret_file, report)
     _telemetry(config, report)
@@ -157,6 +158,15 @@ def _isolation(config: Config, report: Report) -> None:
                 got="fork_exec",
                 allowed="docker or firecracker, env: local, or fork_exec.allow_unisolated: true",
             )
+
+
+def _watermarks(config: Config, report: Report) -> None:
+    low, high = "image_cache.disk_low_percent", "image_cache.disk_high_percent"
+    cache = config.image_cache
+    if report.sound(low, high) and cache.disk_low_percent > cache.disk_high_percent:
+        path = low if low in report.given else high
+        got = cache.disk_low_percent if path == low else cache.disk_high_percent
+        report.problem(path, f"{low} is above {high}", got=str(got), allowed="a low mark below the high one")
 
 
 def _ports(config: Config, report: Report) -> None:

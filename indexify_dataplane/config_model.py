@@ -190,6 +190,26 @@ DRIVER = Tagged(
 
 
 @frozen
+class ImageCache:
+    pre_pull: tuple[str, ...] = key(
+        ListOf(NAME), "Images to have on every engine always; they are pulled at the start and never removed.", (),
+        example='["python:3.13-slim"]',
+    )  # fmt: skip
+    disk_high_percent: int = key(
+        integer(1, 100, "percent"),
+        "When the engine's disk is fuller than this, images that this node pulled are removed, the longest unused "
+        "first; 100 never.",
+        85,
+    )
+    disk_low_percent: int = key(integer(1, 100, "percent"), "Until it is no fuller than this.", 80)
+    max_bytes: int | None = key(
+        integer(unit="bytes"), "Most that the images which this node pulled may take together.", None,
+        example="50000000000", derived="no limit",
+    )  # fmt: skip
+    check_interval_secs: float = key(seconds(1.0), "Time between two looks at the images.", 60.0)
+
+
+@frozen
 class ForkExec:
     allow_unisolated: bool = key(
         BOOLEAN, "Allow fork_exec drivers although env is not local: users' code then runs as the node's user.", False
@@ -368,6 +388,7 @@ class Config:
         example="{type: fork_exec}",
     )  # fmt: skip
     fork_exec: ForkExec = key(Section(ForkExec), "Child processes, for drivers of type fork_exec.")
+    image_cache: ImageCache = key(Section(ImageCache), "Images on the engine's disk, for drivers of type docker.")
     function_executor: FunctionExecutor = key(Section(FunctionExecutor), "Function executors.")
     s3: S3 = key(Section(S3), "Blobs and code in s3://. Credentials come from the usual AWS chain, never from here.")
     http_proxy: HttpProxy = key(Section(HttpProxy), "The proxy that routes HTTP traffic to sandboxes.")

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -59,7 +60,7 @@ class ThreadedDriver:
 
     ``deadline`` bounds every call but starts (``start_deadline``); ``patience`` is how long a start that was given up
     may take to clean up before its caller is let go; ``poll_interval`` is how often watched containers are looked at
-    even if the platform tells nothing.
+    even if the platform tells nothing. ``upkeep`` is a service that runs as long as the driver is open.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ThreadedDriver:
         start_deadline: float = 1800.0,
         patience: float = 10.0,
         poll_interval: float = 5.0,
+        upkeep: Service | None = None,
     ) -> None:
         self._clock = reactor
         self._driver = driver
@@ -84,6 +86,7 @@ class ThreadedDriver:
         self._start_deadline = start_deadline
         self._patience = patience
         self._poll_interval = poll_interval
+        self._upkeep: Any = upkeep
         self._watched: dict[str, set[_Watch]] = {}
         self._stopped = Cancelled()
         self._timer: Any = None
@@ -113,9 +116,13 @@ class ThreadedDriver:
             raise
         self._listen()
         self._poll()
+        if self._upkeep is not None:
+            self._upkeep.startService()
 
     async def close(self) -> None:
         self._stopped.set()
+        if self._upkeep is not None and self._upkeep.running:
+            self._upkeep.stopService()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         for watches in self._watched.values():

@@ -23,6 +23,7 @@ from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.drivers.docker.image_cache import FRESH_SECS, ImageCache, Room, Watermarks
 from indexify_dataplane.drivers.docker.image_records import ImageRecords
 from indexify_dataplane.drivers.docker.image_upkeep import ImageUpkeep, room_of
+from indexify_dataplane.drivers.docker.pulls import Pulls
 from tests.engine import require
 from tests.registry import Registry
 
@@ -73,9 +74,8 @@ class Cached(SynchronousTestCase):
 
     def pull(self, cache: ImageCache, *references: str) -> None:
         for reference in references:
-            cache.begins(reference)
-            self.client.pull(reference)
-            cache.pulled(reference)
+            with cache.pulling(reference, absent=True):
+                self.client.pull(reference)
             self.now += 10
 
     def there(self, reference: str) -> bool:
@@ -168,7 +168,8 @@ class Eviction(Cached):
         cache = self.cache(max_bytes=2 * MIB)
         self.pull(cache, first, second)
         cache.using(first)
-        cache.begins(broken_off)  # the node dies while the engine goes on pulling
+        # The node dies while the engine goes on pulling.
+        ImageRecords(path=self.directory / "images.db", engine="this one").begins(broken_off, self.now)
         self.client.pull(broken_off)
         cache.make_room()
         self.now += FRESH_SECS
@@ -178,16 +179,33 @@ class Eviction(Cached):
     def test_a_pull_that_failed_is_not_ours(self) -> None:
         image = self.image("a")
         cache = self.cache(max_bytes=0)
-        cache.begins(image)
-        cache.failed(image)
+        with self.assertRaises(DriverError), cache.pulling(image, absent=True):
+            raise DriverError("no such luck")
         self.client.pull(image)
         self.now += FRESH_SECS
         self.assertEqual(cache.make_room(), [])
 
-    def test_a_list_that_cannot_be_read_is_said(self) -> None:
+    def test_pulled_again_by_us_it_stays_ours_and_one_that_was_there_does_not_become_ours(self) -> None:
+        ours, theirs = self.image("ours"), self.image("theirs")
+        cache = self.cache(max_bytes=0)
+        self.client.pull(theirs)
+        self.pull(cache, ours)
+        for name, reference in (("ours", ours), ("theirs", theirs)):
+            self.registry.push(name, "1", layer())
+            with cache.pulling(reference, absent=False):
+                self.client.pull(reference)
+        self.now += FRESH_SECS
+        self.assertEqual(cache.make_room(), [ours])
+        self.remove(theirs)
+
+    def test_a_list_that_cannot_be_read_is_said_and_stops_no_start(self) -> None:
         (self.directory / "images.db").write_bytes(b"no database at all" * 100)
         with self.assertRaisesRegex(DriverError, "images.db cannot be used"):
             self.cache().make_room()
+        image = self.image("a")
+        with self.cache().pulling(image, absent=True):
+            self.client.pull(image)
+        self.assertTrue(self.there(image))
 
 
 class AtOnce:
@@ -205,20 +223,14 @@ class AtOnce:
 
 class Upkeep(Cached):
     def upkeep(self, cache: ImageCache) -> Clock:
+        pulls = Pulls(client=self.client, timeout=60.0)
+
         def pull(reference: str, cancelled: Cancelled) -> None:
-            self.assertFalse(cancelled.is_set())
-            cache.begins(reference)
-            try:
-                for line in self.client.pull(reference, stream=True, decode=True):
-                    if "error" in line:
-                        raise DriverError(line["error"])
-            except Exception as error:
-                cache.failed(reference)
-                raise DriverError(str(error)) from error
-            cache.pulled(reference)
+            with cache.pulling(reference, absent=True):
+                pulls.pull(reference, cancelled)
 
         clock = Clock()
-        upkeep = ImageUpkeep(clock=clock, calls=AtOnce(), cache=cache, pull=pull, interval=60.0)
+        upkeep = ImageUpkeep(clock=clock, calls=AtOnce(), cache=lambda: cache, pull=pull, interval=60.0)
         upkeep.startService()
         self.addCleanup(upkeep.stopService)
         return clock

@@ -39,6 +39,7 @@ class EngineFacts:
     cpu_quota: bool
     pids_limit: bool
     now: str
+    root: str
 
 
 def shown(address: str | None, environ: Mapping[str, str] = os.environ) -> str:
@@ -88,6 +89,7 @@ def facts(client: Any) -> EngineFacts:
         cpu_quota=bool(info.get("CpuCfsQuota", True)),
         pids_limit=bool(info.get("PidsLimit", True)),
         now=_seconds(str(info.get("SystemTime", ""))),
+        root=str(info.get("DockerRootDir", "")),
     )
 
 

@@ -29,6 +29,9 @@ from .exit_status import exit_status, is_running
 from .failures import EXPECTED, OTHER, engine_call, failure, sentence_of, status_of
 from .firewall import Firewall
 from .guest_mount import mount_source
+from .image_cache import ImageCache, Watermarks
+from .image_records import ImageRecords
+from .image_upkeep import room_of
 from .images import Images
 from .limits import Grants
 from .lives import Lives
@@ -46,7 +49,7 @@ _IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 class DockerDriver:
     """Implements ``BlockingDriver``. ``settings`` has a section for each kind that this engine runs; ``pull_timeout``
-    is in seconds; ``daemon`` replaces the guest daemon's command line, for tests."""
+    is in seconds; ``keep_images`` are never removed; ``daemon`` replaces the guest daemon's command line, for tests."""
 
     def __init__(
         self,
@@ -55,6 +58,8 @@ class DockerDriver:
         address: str | None,
         state_dir: str,
         pull_timeout: float,
+        watermarks: Watermarks | None = None,
+        keep_images: Sequence[str] = (),
         name: str = NAME,
         firewall: Firewall | None = None,
         daemon: Sequence[str] | None = None,
@@ -65,6 +70,8 @@ class DockerDriver:
         self._address = address
         self._state_dir = os.path.abspath(state_dir)
         self._pull_timeout = pull_timeout
+        self._watermarks = watermarks or Watermarks()
+        self._keep_images = tuple(keep_images)
         self._firewall = firewall
         self._daemon = daemon
         self._environ = environ
@@ -88,7 +95,9 @@ class DockerDriver:
         bundle = self._bundle(facts)
         own = addresses.own_networks(client, addresses.own_container())
         networks = {kind: addresses.network_to_use(each.network, own) for kind, each in self._settings.items()}
-        self.images = Images(client=client, engine=facts, pulls=Pulls(client=client, timeout=self._pull_timeout))
+        self.image_cache = self._cache(facts)
+        pulls = Pulls(client=client, timeout=self._pull_timeout)
+        self.images = Images(client=client, engine=facts, pulls=pulls, cache=self.image_cache)
         grants = {each.runtime: Grants(facts=facts, runtime=each.runtime) for each in self._settings.values()}
         self._events = Events(
             client=client,
@@ -117,6 +126,22 @@ class DockerDriver:
             "Docker engine is ready", address=connection.shown(self._address, self._environ), version=facts.version,
             storage_driver=facts.storage_driver, guest_mount=self._place.mount,
         )  # fmt: skip
+
+    def _cache(self, facts: connection.EngineFacts) -> ImageCache:
+        path = Path(self._state_dir, NAME, "images.db")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return ImageCache(
+            client=self.client,
+            records=ImageRecords(path=path, engine=facts.id),
+            watermarks=self._watermarks,
+            keep=self._keep_images,
+            room=lambda: room_of(facts.root) if facts.root else None,
+            removed=lambda: self.images.changed(),
+        )
+
+    def pull_image(self, reference: str, cancelled: Cancelled) -> None:
+        """Have the image there; a start of the same image at the same time shares the pull."""
+        self.images.ensure(reference, "if_not_present", cancelled)
 
     def _connect(self) -> Any:
         waited, told = 0.0, False

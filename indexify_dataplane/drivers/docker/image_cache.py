@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import frozen
@@ -84,17 +85,26 @@ class ImageCache:
             self._used[reference] = self._wall()
             self._unwritten.add(reference)
 
-    def begins(self, reference: str) -> None:
-        """The image is not there and is going to be pulled: it will be ours."""
-        self._records.begins(reference, self._wall())
-
-    def pulled(self, reference: str) -> None:
-        """It is there now."""
-        self._records.pulled(reference, self._id(reference) or "", self._wall())
-
-    def failed(self, reference: str) -> None:
-        """The pull came to nothing."""
-        self._records.forget(reference)
+    @contextmanager
+    def pulling(self, reference: str, *, absent: bool) -> Iterator[None]:
+        """Around a pull. The image is ours afterwards if it was ``absent``, and if it has been ours. Starts do not
+        depend on the list: when it cannot be written the image is taken for somebody else's."""
+        try:
+            mine = absent or any(each.reference == reference for each in self._records.all())
+            if absent:
+                self._records.begins(reference, self._wall())
+        except DriverError as error:
+            log.error("a pulled image will not be removed by itself", image=reference, error=str(error))
+            yield
+            return
+        try:
+            yield
+        except BaseException:
+            if absent:
+                self._records.forget(reference)
+            raise
+        if mine:
+            self._records.pulled(reference, self._id(reference) or "", self._wall())
 
     # Making room
 

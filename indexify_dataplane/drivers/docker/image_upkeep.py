@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -24,11 +25,14 @@ Pull = Callable[[str, Cancelled], None]
 class ImageUpkeep(Service):
     """One round at once and then every ``interval`` seconds; the next one waits for the one before. ``pull`` is the
     driver's own, so that a start and the upkeep share one pull of the same image. ``calls`` is a pool of its own: a
-    pull that takes long delays nothing but the next round."""
+    pull that takes long delays nothing but the next round. ``cache`` is asked for when it is used: it belongs to an
+    open driver."""
 
     name = "image-upkeep"
 
-    def __init__(self, *, clock: Clock, calls: Calls, cache: ImageCache, pull: Pull, interval: float) -> None:
+    def __init__(
+        self, *, clock: Clock, calls: Calls, cache: Callable[[], ImageCache], pull: Pull, interval: float
+    ) -> None:
         self._calls = calls
         self._cache = cache
         self._pull = pull
@@ -51,6 +55,8 @@ class ImageUpkeep(Service):
             self._loop.stop()
         if self._round is not None:
             self._round.cancel()
+        # Joining blocks, and a call in a hung engine would keep the process.
+        threading.Thread(target=self._calls.stop, name="image upkeep stop", daemon=True).start()
 
     def _begin(self) -> Deferred[None]:
         self._round = Deferred.fromCoroutine(self._all())
@@ -58,9 +64,9 @@ class ImageUpkeep(Service):
 
     async def _all(self) -> None:
         try:
-            for reference in await self._try("images", self._cache.missing) or ():
+            for reference in await self._try("images", lambda: self._cache().missing()) or ():
                 await self._try(reference, partial(self._pull, reference, self._stopped))
-            await self._try("room", self._cache.make_room)
+            await self._try("room", lambda: self._cache().make_room())
         except CancelledError:
             return
         finally:
@@ -74,6 +80,10 @@ class ImageUpkeep(Service):
             if self._told.get(what) != str(error) and not self._stopped.is_set():
                 log.error("the image cache cannot be kept, trying again", what=what, error=str(error))
             self._told[what] = str(error)
+            return None
+        except Exception:
+            # A round that ended so would be the last one.
+            log.failure("unexpected error while looking after images", what=what)
             return None
         if self._told.pop(what, None) is not None:
             log.info("the image cache is kept again", what=what)

@@ -12,6 +12,7 @@ from ..base import ImageError
 from ..blocking import Cancelled
 from .connection import EngineFacts
 from .failures import EXPECTED, OTHER, PULL, failure, sentence_of, status_of
+from .image_cache import ImageCache
 from .pulls import Pulls
 
 Policy = Literal["if_not_present", "always", "never"]
@@ -31,12 +32,13 @@ class ImageFacts:
 
 class Images:
     """Used from several threads. ``changed`` is called by who hears the engine's events; until ``heard`` is set nothing
-    is kept, because a change would not be noticed."""
+    is kept, because a change would not be noticed. ``cache`` hears which images are used, and which are ours."""
 
-    def __init__(self, *, client: Any, engine: EngineFacts, pulls: Pulls) -> None:
+    def __init__(self, *, client: Any, engine: EngineFacts, pulls: Pulls, cache: ImageCache) -> None:
         self._client = client
         self._engine = engine
         self._pulls = pulls
+        self._cache = cache
         self._known: dict[str, ImageFacts] = {}
         self._lock = threading.Lock()
         self._changes = 0
@@ -55,11 +57,14 @@ class Images:
 
     def ensure(self, reference: str, policy: Policy, cancelled: Cancelled) -> ImageFacts:
         """The image's facts; it is there when this returns. Raises ImageError, DriverError."""
-        found = self._facts(reference) if policy != "always" else None
+        self._cache.using(reference)
+        there = self._facts(reference)
+        found = there if policy != "always" else None
         if found is None:
             if policy == "never":
                 raise ImageError(f"image {reference} is not there, and pull_policy is never")
-            self._pulls.pull(reference, cancelled)
+            with self._cache.pulling(reference, absent=there is None):
+                self._pulls.pull(reference, cancelled)
             found = self._facts(reference)
             if found is None:
                 raise failure(PULL, f"image {reference} cannot be used", "it was pulled and has vanished at once")
