@@ -159,7 +159,8 @@ class Heartbeat(LoopService):
             return
         self._wanted_at = at
         if self._waiting is not None and not self._firm:
-            self._arm(at - self._clock.seconds())
+            # The clock has gone on since ``at`` was read from it.
+            self._arm(max(0.0, at - self._clock.seconds()))
 
     async def stop(self, *, stopped: bool, deadline: float) -> None:
         """Deliver what is in the outbox until ``deadline`` (a time of the clock); then, if ``stopped``, tell the
