@@ -17,9 +17,10 @@ from .config_model import DockerDriver as DockerConfig
 from .config_model import Driver as DriverConfig
 from .core.model import FunctionRef, Kind
 from .core.node import Rules
-from .dataplane import Settings
+from .dataplane import Dataplane, Settings
 from .drivers.base import Driver, DriverError
 from .host.resources import HostResources
+from .leaks.search import Search
 from .metrics import Metrics
 from .perform.executors import Executors
 from .perform.readiness import Timing
@@ -164,6 +165,16 @@ def s3_settings(config: Config) -> S3Settings:
         attempts=config.s3.max_attempts,
         connect_timeout=config.s3.connect_timeout_secs,
         read_timeout=config.s3.read_timeout_secs,
+    )
+
+
+def leaks(config: Config, *, reactor: Any, dataplane: Dataplane) -> Search:
+    """What finds things on the host that are in no record of this node."""
+    return Search(
+        config=config,
+        calls=Pool(reactor, "leaks", 1),
+        mine=lambda: dataplane.executor_ids,
+        recorded=lambda: [each.id for each in dataplane.live()],
     )
 
 

@@ -140,13 +140,18 @@ def _ctl(arguments: argparse.Namespace) -> int:
         if loaded is None:
             return FAILED
         socket_path = os.path.join(loaded.config.state_dir, "ctl.sock")
-    method, path = {"drain": ("POST", "/drain"), "state": ("GET", "/state")}[arguments.what]
+    method, path = {"drain": ("POST", "/drain"), "state": ("GET", "/state"), "leaks": ("GET", "/leaks")}[arguments.what]
     try:
         status, text = ask(socket_path, method, path, timeout=arguments.timeout)
     except NotReached as error:
         print(f"Error: {error}", file=sys.stderr)
         return FAILED
     good = 200 <= status < 300
+    if good and arguments.what == "leaks":
+        from .ctl import leaks_as_table, no_leaks
+
+        sys.stdout.write(text if arguments.json else leaks_as_table(text))
+        return 0 if no_leaks(text) else FAILED
     print(
         text.rstrip("\n") if good else f"Error: the node answered {status}: {text.strip()}",
         file=None if good else sys.stderr,
@@ -270,10 +275,14 @@ def _parser() -> argparse.ArgumentParser:
     asks = ctl.add_subparsers(dest="what", metavar="WHAT", required=True)
     drain = asks.add_parser("drain", help="take no new work, finish, tell the server, and stop", allow_abbrev=False)
     state = asks.add_parser("state", help="print what the node runs, as JSON", allow_abbrev=False)
-    for each in (drain, state):
+    leaks = asks.add_parser(
+        "leaks", help="list what is on this host but in no record; 1 if there is anything", allow_abbrev=False
+    )
+    leaks.add_argument("--json", action="store_true", help="for programs")
+    for each in (drain, state, leaks):
         each.add_argument("--socket", metavar="PATH", default=_OMIT, help="default: ctl.sock in state_dir")
         each.add_argument("--timeout", metavar="SECS", type=_secs, default=60.0, help="wait so long (default 60)")
-    for each in (run, dev, check, show, drain, state, doctor):
+    for each in (run, dev, check, show, drain, state, leaks, doctor):
         _flags(each, after=True)
     return parser
 

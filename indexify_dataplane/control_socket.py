@@ -11,14 +11,16 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from attrs import asdict
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from .leaks.found import Listing
 from .monitoring import Answers
 from .web_site import Listener, answer, bare_errors, compact, readable, site
 
@@ -33,7 +35,7 @@ class ControlSocketError(Exception):
     """The socket cannot be made; the text says why and what would help."""
 
 
-def routes(*, answers: Answers, drain: Callable[[], object]) -> Any:
+def routes(*, answers: Answers, drain: Callable[[], object], leaks: Callable[[], Coroutine[Any, Any, Listing]]) -> Any:
     """The klein application; see ``monitoring.routes``."""
     from klein import Klein
 
@@ -42,6 +44,13 @@ def routes(*, answers: Answers, drain: Callable[[], object]) -> Any:
     @app.route("/state", methods=["GET"])
     def state(request: Any) -> bytes:
         return answer(request, readable(answers.state()))
+
+    @app.route("/leaks", methods=["GET"])
+    def list_leaks(request: Any) -> Deferred[bytes]:
+        async def listed() -> bytes:
+            return answer(request, readable(asdict(await leaks())))
+
+        return Deferred.fromCoroutine(listed())
 
     @app.route("/drain", methods=["POST"])
     def start_draining(request: Any) -> bytes:
@@ -55,15 +64,24 @@ def routes(*, answers: Answers, drain: Callable[[], object]) -> Any:
 
 class ControlSocket(Service):
     """Owns ``path`` from ``start`` to ``stop``. ``drain`` begins the drain and returns at once; it may be called
-    again."""
+    again. ``leaks`` searches the host."""
 
     name = "control-socket"
 
-    def __init__(self, *, reactor: Any, path: Path, answers: Answers, drain: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        path: Path,
+        answers: Answers,
+        drain: Callable[[], object],
+        leaks: Callable[[], Coroutine[Any, Any, Listing]],
+    ) -> None:
         self._reactor = reactor
         self._path = path
         self._answers = answers
         self._drain = drain
+        self._leaks = leaks
         self._directory: int | None = None
         self._listener: Listener | None = None
 
@@ -81,7 +99,7 @@ class ControlSocket(Service):
             address = f"/proc/self/fd/{self._directory}/{self._path.name}"
         try:
             self._make_room(address)
-            listener = Listener(site(routes(answers=self._answers, drain=self._drain)))
+            listener = Listener(site(routes(answers=self._answers, drain=self._drain, leaks=self._leaks)))
             listener.port = self._reactor.listenUNIX(address, listener.factory, mode=0o600)
         except Exception as error:
             self._close_directory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 
@@ -48,3 +49,22 @@ def ask(path: str, method: str, target: str, *, timeout: float) -> tuple[int, st
         raise NotReached(f"the control socket {path} failed: {error or type(error).__name__}") from error
     finally:
         connection.close()
+
+
+def no_leaks(text: str) -> bool:
+    """Whether the node's answer tells of none; what it could not look at counts as well."""
+    told = json.loads(text)
+    return not told["leaks"] and not told["problems"]
+
+
+def leaks_as_table(text: str) -> str:
+    """The node's answer for people: leaks, what other executors have here, and what could not be looked at."""
+    told = json.loads(text)
+    lines = []
+    for title, found in (("leak", told["leaks"]), ("other's", told["others"])):
+        for each in found:
+            owner = f"container {each['container_id']}" if each["container_id"] else ""
+            owner += f" executor {each['executor_id']}" if each["executor_id"] else ""
+            lines.append(f"{title:<8} {each['kind']:<14} {each['name']}  {owner.strip()}  {each['place']}".rstrip())
+    lines += [f"problem  {each}" for each in told["problems"]]
+    return "\n".join([*lines, f"{len(told['leaks'])} leaks", ""])

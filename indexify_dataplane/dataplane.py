@@ -115,6 +115,7 @@ class Dataplane:
         """Open store and drivers, recover. Raises StoreError or DriverError."""
         loaded = await self._store.open()
         self.executor_id = loaded.executor_id
+        self.executor_ids = (loaded.executor_id, *loaded.earlier_executor_ids)
         self.tracing = self._make_tracing(loaded.executor_id)
         self._drivers = self._make_drivers(loaded.executor_id)
         for driver in self._unique_drivers():

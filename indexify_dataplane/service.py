@@ -169,9 +169,12 @@ class Root(MultiService):
         self._identity = build.identity(config, resources, build.advertised(config, port))
         log.info("Starting HTTP proxy server", listen_addr=f"{address}:{port}",
                  advertise_addr=self._identity.proxy_address)  # fmt: skip
+        self.leaks = build.leaks(config, reactor=reactor, dataplane=dataplane)
+        self._own(self.leaks)
         self.control = ControlSocket(
-            reactor=reactor, path=control_socket(self._store.path), answers=self.monitoring.answers, drain=self.drain
-        )
+            reactor=reactor, path=control_socket(self._store.path), answers=self.monitoring.answers, drain=self.drain,
+            leaks=self.leaks.look,
+        )  # fmt: skip
         self._own(self.control)
         await self.control.start()
         link_metrics.register(metrics, dataplane.session)

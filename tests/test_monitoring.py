@@ -24,6 +24,7 @@ from twisted.trial.unittest import TestCase
 from indexify_dataplane import node_gauges
 from indexify_dataplane.control_socket import ControlSocket, ControlSocketError
 from indexify_dataplane.core.model import Allocation, AllocationSpec, Executing, FunctionRef, Waiting
+from indexify_dataplane.leaks.found import Found, Listing
 from indexify_dataplane.metrics import Metrics
 from indexify_dataplane.monitoring import Answers, Check, Monitoring
 
@@ -252,8 +253,11 @@ class ControlSocketTest(TestCase):
         def drain() -> None:
             self.drains += 1
 
+        async def leaks() -> Listing:
+            return Listing((Found("cgroup", "/a/b"),), (), ("an engine is away",))
+
         answers = Answers(view=self.view, clock=Clock(), wall=lambda: 0.0)
-        control = ControlSocket(reactor=reactor, path=path, answers=answers, drain=drain)
+        control = ControlSocket(reactor=reactor, path=path, answers=answers, drain=drain, leaks=leaks)
         self.addCleanup(lambda: Deferred.fromCoroutine(control.stop()))
         return control
 
@@ -269,6 +273,10 @@ class ControlSocketTest(TestCase):
         self.assertEqual(self.drains, 0)
         self.assertEqual((await ask(endpoint, "POST", "/drain")).status, 202)
         self.assertEqual(self.drains, 1)
+        found = json.loads((await ask(endpoint, "GET", "/leaks")).body)
+        self.assertEqual(
+            ([each["name"] for each in found["leaks"]], found["problems"]), (["/a/b"], ["an engine is away"])
+        )
         await control.stop()
         self.assertFalse(path.exists())
 

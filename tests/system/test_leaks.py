@@ -1,0 +1,66 @@
+"""``ctl leaks`` of a running node on a real engine."""
+
+from __future__ import annotations
+
+import json
+import unittest
+from typing import Any
+
+import pytest
+
+from indexify_dataplane.drivers.docker import names
+from tests.engine import require
+
+from .harness import PROGRAM, Site, until
+from .test_docker import DockerNodes
+
+
+def leaks(site: Site, nodes: DockerNodes) -> tuple[int, dict[str, Any]]:
+    done = site.run(PROGRAM, "ctl", "leaks", "--json", "--config", str(nodes.config))
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
+    try:
+        engine = require(unittest.TestCase())
+    except unittest.SkipTest as skipped:
+        pytest.skip(str(skipped))
+    nodes = DockerNodes(site, engine)
+    api = engine.client.api
+    try:
+        node = nodes.start()
+        sandbox = nodes.create()
+        nodes.server.rest.running(sandbox)
+        mine = {"executor_id": node.executor_id}
+        assert not [each for each in leaks(site, nodes)[1]["leaks"] if each["executor_id"] == node.executor_id]
+
+        # Something with our labels that is in no record, and something of a start that a kill interrupted.
+        planted = {
+            names.MANAGED: "true",
+            names.EXECUTOR: node.executor_id,
+            names.CONTAINER: "lost",
+            names.KIND: "sandbox",
+        }
+        api.create_container(nodes.image, command=["true"], name="indexify-lost", labels=planted)
+        volume = f"indexify-guest-{node.executor_id[:16]}"
+        api.create_volume(volume, labels={names.MANAGED: "true", names.BUNDLE: "0123"})
+        code, told = leaks(site, nodes)
+        found = {(each["kind"], each["name"]) for each in told["leaks"]}
+        assert code == 1 and {("container", "indexify-lost"), ("volume", volume)} <= found, told
+        assert f"indexify-{sandbox}" not in {each["name"] for each in told["leaks"]}
+        shown = site.run(PROGRAM, "ctl", "leaks", "--config", str(nodes.config))
+        assert shown.returncode == 1 and "container lost" in shown.stdout, shown.stdout
+
+        node.kill()
+        again = nodes.start()
+        assert again.executor_id == mine["executor_id"]
+
+        def swept() -> bool:
+            left = {each["name"] for each in leaks(site, nodes)[1]["leaks"]}
+            return not left & {"indexify-lost", volume}
+
+        until("the leaks to be swept", swept)
+        assert nodes.container(sandbox)["State"]["Running"]
+    finally:
+        nodes.close()
