@@ -326,7 +326,7 @@ class Heartbeat(LoopService):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         assert self._waiting is not None
-        self._timer = self._clock.callLater(seconds, self._waiting.callback, None)
+        self._timer = self._clock.callLater(max(0.0, seconds), self._waiting.callback, None)
 
     async def _until_quiet(self) -> None:
         """Wait until both polls have ended; see ``core.session`` for the race."""

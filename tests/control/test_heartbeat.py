@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane.control.full_state import FullState
@@ -92,6 +93,24 @@ class HeartbeatTest(SynchronousTestCase):
         self.assertEqual(len(self.server.heartbeats), 2)
         self.client.advance(1)
         self.assertEqual(len(self.server.heartbeats), 2)
+
+    def test_time_goes_on_while_a_heartbeat_is_arranged(self) -> None:
+        class Ticking(Clock):
+            def seconds(self) -> float:
+                self.rightNow += 1e-6
+                return super().seconds()
+
+            def callLater(self, delay: float, *call: Any, **kwargs: Any) -> Any:
+                assert delay >= 0, delay
+                return super().callLater(delay, *call, **kwargs)
+
+        client = Client(clock=Ticking())
+        self.addCleanup(client.close)
+        client.start()
+        client.advance(1)
+        client.report(1, ReportKind.OUTCOME, outcome("a1"))
+        client.advance(0.1)
+        self.assertEqual(client.delivered, [1])
 
     def test_heartbeats_keep_their_distance_however_many_outcomes_there_are(self) -> None:
         self.client.start()

@@ -28,6 +28,8 @@ def misbehave(how: str) -> str:
         os._exit(7)
     if how == "sleep":
         time.sleep(600)
+    if how == "eat":
+        return str(len(bytearray(os.urandom(1024)) * (2 << 20)))
     if how == "stubborn":
         while True:
             try:
@@ -55,6 +57,15 @@ def fail(number: int) -> int:
 @function()
 def call(number: int) -> int:
     return double(number) + 1
+
+
+@application()
+@function()
+def call_and_sleep(number: int) -> int:
+    doubled = double(number)
+    print("called", flush=True)
+    time.sleep(600)
+    return doubled
 
 
 @application()
@@ -110,6 +121,16 @@ def remember(value: str) -> list:
     first = state.get("a key/with ü")
     state.set("a key/with ü", value)
     return [before, first, state.get("a key/with ü")]
+
+
+@application()
+@function()
+def try_state(how: str) -> str:
+    state = RequestContext.get().state
+    try:
+        return str(state.get("key", "nothing")) if how == "get" else str(state.set("key", how))
+    except Exception as error:
+        return type(error).__name__
 
 
 @application()

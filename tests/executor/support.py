@@ -14,9 +14,10 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from attrs import define, evolve, field
 from twisted.internet import reactor
@@ -25,6 +26,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 
+from indexify_dataplane.blobs.base import BlobError
 from indexify_dataplane.blobs.s3 import S3Settings
 from indexify_dataplane.blobs.stores import Blobs
 from indexify_dataplane.code_cache import CodeCache
@@ -55,7 +57,11 @@ def environment(release: str) -> Path:
     )
     if made.returncode == 0:
         return Path(made.stdout.split()[-1])
-    reason = f"tensorlake {release} cannot be installed: {made.stderr.strip()[-300:]}"
+    unavailable(f"tensorlake {release} cannot be installed: {made.stderr.strip()[-300:]}")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, or fail it in CI."""
     if os.environ.get("CI") == "true":
         raise AssertionError(reason)
     raise SkipTest(reason)
@@ -234,6 +240,23 @@ class ExecutorTestCase(FolderTestCase):
         self.runs: list[Deferred[Outcome]] = []
         self.hold_children = False
         self._wanting_request: list[Deferred[pb.FunctionCallRequest]] = []
+
+    @contextmanager
+    def store_down(self, operation: str, part: str) -> Iterator[None]:
+        """Meanwhile ``operation`` fails for every blob with ``part`` in its URI, as in a store that is gone."""
+        store = self.blobs.store_of(self.base)
+        real = getattr(store, operation)
+
+        def failing(uri: str, *args: Any) -> Any:
+            if part in uri:
+                raise BlobError(f"{operation} of {uri}: the store is down")
+            return real(uri, *args)
+
+        undo = self.patch(store, operation, failing)
+        try:
+            yield
+        finally:
+            undo.restore()
 
     def request(self) -> Deferred[pb.FunctionCallRequest]:
         """Fires with the next function call."""

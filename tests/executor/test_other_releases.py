@@ -1,4 +1,5 @@
-"""Releases between the two that have the whole matrix: what differs among them. Run by ``INDEXIFY_ALL_EXECUTORS=1``."""
+"""Releases between the two that have the whole matrix. ``INDEXIFY_ALL_EXECUTORS=1`` gives it to these as well; else four
+scenarios show what differs among them."""
 
 from __future__ import annotations
 
@@ -8,15 +9,8 @@ from tests.executor.support import ExecutorTestCase
 from tests.executor.test_real import RealExecutor
 
 
-class FourScenarios(ExecutorTestCase):
+class FourScenarios:
     """Value and failures, a child call, a tail call, a wait with a limit."""
-
-    release = ""
-
-    def setUp(self) -> None:
-        if os.environ.get("INDEXIFY_ALL_EXECUTORS") != "1":
-            self.skipTest("INDEXIFY_ALL_EXECUTORS=1 runs every release")
-        super().setUp()
 
     test_what_goes_wrong_in_users_code = RealExecutor.test_what_goes_wrong_in_users_code
     test_a_failing_child_fails_in_its_caller = RealExecutor.test_a_failing_child_fails_in_its_caller
@@ -24,20 +18,23 @@ class FourScenarios(ExecutorTestCase):
     test_a_wait_with_a_limit_ends_at_it = RealExecutor.test_a_wait_with_a_limit_ends_at_it
 
 
-class Release035(FourScenarios):
+Scenarios: type = RealExecutor if os.environ.get("INDEXIFY_ALL_EXECUTORS") == "1" else FourScenarios
+
+
+class Release035(Scenarios, ExecutorTestCase):
     release = "0.3.5"
 
 
-class Release0411(FourScenarios):
+class Release0411(Scenarios, ExecutorTestCase):
     release = "0.4.11"
 
 
-class Release0431(FourScenarios):
+class Release0431(Scenarios, ExecutorTestCase):
     release = "0.4.31"
 
 
-class Release055(FourScenarios):
+class Release055(Scenarios, ExecutorTestCase):
     release = "0.5.5"
 
 
-del FourScenarios, ExecutorTestCase, RealExecutor
+del ExecutorTestCase, RealExecutor

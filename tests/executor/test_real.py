@@ -121,6 +121,27 @@ class RealExecutor:
             await self.run_call(update.function_call)
         self.assertEqual(await self.value(await running), 3)
 
+    async def test_time_counts_again_after_a_child(self) -> None:
+        container = await self.start("call_and_sleep")
+        await self.start("double")
+        allocation = self.make_allocation(container.spec.id, await self.argument(1))
+        said = container.process.says("called")
+        running = Deferred.fromCoroutine(self.perform(container, allocation, timeout_ms=30_000))
+        await said
+        self.clock.advance(31)
+        outcome = await running
+        self.assertEqual((outcome.reason, outcome.blame_container), (Reason.FUNCTION_TIMEOUT, True))
+        self.assertEqual(self.left_over(), [])
+
+    async def test_a_killed_process_is_to_blame(self) -> None:
+        container = await self.start("misbehave")
+        running = Deferred.fromCoroutine(self.invoke(container, "sleep"))
+        await container.process.says("begun")
+        container.process.transport.signalProcess("KILL")
+        outcome = await running
+        self.assertEqual((outcome.reason, outcome.blame_container), (Reason.FUNCTION_ERROR, True))
+        self.assertEqual(self.left_over(), [])
+
     async def test_a_result_that_comes_before_anyone_waits_is_kept(self) -> None:
         container = await self.start("call")
         await self.start("double")
@@ -133,7 +154,7 @@ class RealExecutor:
     async def test_fan_out(self) -> None:
         container = await self.start("fan_out", max_concurrency=4)
         await self.start("double", max_concurrency=4)
-        self.assertEqual(await self.value(await self.invoke(container, 12)), 132)
+        self.assertEqual(await self.value(await self.invoke(container, 50)), 2450)
         calls = [update.function_call.id for request in self.requests for update in request.updates.updates]
         self.assertEqual(len(calls), len(set(calls)))
         self.assertEqual(self.left_over(), [])
@@ -161,6 +182,17 @@ class RealExecutor:
         container = await self.start("remember")
         self.assertEqual(await self.value(await self.invoke(container, "one")), ["nothing", "oneone" + "one", "one"])
         self.assertEqual((await self.value(await self.invoke(container, "two")))[0], "one")
+        self.assertEqual(self.left_over(), [])
+
+    async def test_request_state_whose_store_is_down(self) -> None:
+        container = await self.start("try_state")
+        self.assertEqual(await self.value(await self.invoke(container, "get")), "nothing")
+        for operation, how in (("size", "get"), ("create_upload", "set"), ("complete_upload", "set")):
+            with self.store_down(operation, "/state/"):
+                self.assertIn("Error", str(await self.value(await self.invoke(container, how))), operation)
+        self.assertEqual(await self.value(await self.invoke(container, "get")), "nothing")
+        self.assertEqual(await self.value(await self.invoke(container, "kept")), "None")
+        self.assertEqual(await self.value(await self.invoke(container, "get")), "kept")
         self.assertEqual(self.left_over(), [])
 
     async def test_a_hundred_megabytes_go_both_ways(self) -> None:
