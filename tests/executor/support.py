@@ -55,9 +55,9 @@ def environment(release: str) -> Path:
     made = subprocess.run(
         [ROOT / "scripts/executors", release], capture_output=True, text=True, timeout=600, check=False
     )
-    if made.returncode == 0:
-        return Path(made.stdout.split()[-1])
-    unavailable(f"tensorlake {release} cannot be installed: {made.stderr.strip()[-300:]}")
+    if made.returncode:
+        unavailable(f"tensorlake {release} cannot be installed: {made.stderr.strip()[-300:]}")
+    return Path(made.stdout.split()[-1])
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -1,5 +1,5 @@
-"""Releases between the two that have the whole matrix. ``INDEXIFY_ALL_EXECUTORS=1`` gives it to these as well; else four
-scenarios show what differs among them."""
+"""Releases between the two that have the whole matrix. ``INDEXIFY_ALL_EXECUTORS=1`` gives it to these as well; else
+four scenarios show what differs among them."""
 
 from __future__ import annotations
 
