@@ -3,13 +3,16 @@ JSON Schema and docs/configuration.md all walk these classes, so a key exists as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
-from attrs import NOTHING, frozen
+from attrs import frozen
 
+from .config_key import Key as Key
+from .config_key import key
+from .config_key import keys as keys
 from .config_kinds import (
     BIND,
     BOOLEAN,
@@ -28,7 +31,6 @@ from .config_kinds import (
     SERVER,
     SUFFIX,
     TEXT,
-    AnyKind,
     ListOf,
     MapOf,
     Section,
@@ -38,50 +40,8 @@ from .config_kinds import (
     seconds,
 )
 
-_KEY = "key"
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 DENIED = ("AWS_*", "OTEL_*_HEADERS", "*TOKEN*", "*SECRET*", "*PASSWORD*", "INDEXIFY__*")
-
-
-@frozen
-class Key:
-    """What is known of one key. ``example`` is YAML for a key without default; ``derived`` says in words what stands in
-    for a default that is not a constant; ``inactive`` says why a key has no effect."""
-
-    name: str
-    kind: AnyKind
-    text: str
-    default: Any
-    example: str = ""
-    derived: str = ""
-    inactive: str = ""
-
-    @property
-    def optional(self) -> bool:
-        """Whether nothing is a value: an empty value is then the same as leaving the key out."""
-        return self.default is None
-
-    @property
-    def required(self) -> bool:
-        return self.default is NOTHING
-
-
-def key(
-    kind: AnyKind, text: str, default: Any = NOTHING, *, example: str = "", derived: str = "", inactive: str = ""
-) -> Any:
-    if isinstance(kind, Section):
-        default = kind.cls()
-    return attrs.field(
-        default=default, kw_only=True, metadata={_KEY: Key("", kind, text, default, example, derived, inactive)}
-    )
-
-
-def keys(cls: type[Any]) -> Iterator[Key]:
-    """The keys of a section in the order of the model."""
-    for attribute in attrs.fields(cls):
-        found = attribute.metadata.get(_KEY)
-        if found is not None:
-            yield attrs.evolve(found, name=attribute.name)
 
 
 @frozen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
 
+from attrs import asdict
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane.core.model import Kind
@@ -80,8 +82,6 @@ class Files(SynchronousTestCase):
         root.mkdir(exist_ok=True)
         manifest = Manifest.new("me", container, Kind.SANDBOX, (), new_run_id())
         _, lock = RunDirectory.create(str(root), manifest)
-        import os
-
         os.close(lock)
         return manifest
 
@@ -179,8 +179,6 @@ class Engine(SynchronousTestCase):
 
 class Table(SynchronousTestCase):
     def test_for_people(self) -> None:
-        from attrs import asdict
-
         listing = Listing((Found("image", "a:b", "c1", "me", "here"),), (Found("chain", "d", None, "you"),), ("away",))
         text = readable(asdict(listing))
         table = leaks_as_table(text)

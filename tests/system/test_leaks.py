@@ -36,18 +36,14 @@ def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
         assert not [each for each in leaks(site, nodes)[1]["leaks"] if each["executor_id"] == node.executor_id]
 
         # Something with our labels that is in no record, and something of a start that a kill interrupted.
-        planted = {
-            names.MANAGED: "true",
-            names.EXECUTOR: node.executor_id,
-            names.CONTAINER: "lost",
-            names.KIND: "sandbox",
-        }
-        api.create_container(nodes.image, command=["true"], name="indexify-lost", labels=planted)
+        lost = f"indexify-lost-{node.executor_id}"
+        planted = {names.MANAGED: "true", names.EXECUTOR: node.executor_id, names.CONTAINER: "lost"}
+        api.create_container(nodes.image, command=["true"], name=lost, labels={**planted, names.KIND: "sandbox"})
         volume = f"indexify-guest-{node.executor_id[:16]}"
         api.create_volume(volume, labels={names.MANAGED: "true", names.BUNDLE: "0123"})
         code, told = leaks(site, nodes)
         found = {(each["kind"], each["name"]) for each in told["leaks"]}
-        assert code == 1 and {("container", "indexify-lost"), ("volume", volume)} <= found, told
+        assert code == 1 and {("container", lost), ("volume", volume)} <= found, told
         assert f"indexify-{sandbox}" not in {each["name"] for each in told["leaks"]}
         shown = site.run(PROGRAM, "ctl", "leaks", "--config", str(nodes.config))
         assert shown.returncode == 1 and "container lost" in shown.stdout, shown.stdout
@@ -58,7 +54,7 @@ def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
 
         def swept() -> bool:
             left = {each["name"] for each in leaks(site, nodes)[1]["leaks"]}
-            return not left & {"indexify-lost", volume}
+            return not left & {lost, volume}
 
         until("the leaks to be swept", swept)
         assert nodes.container(sandbox)["State"]["Running"]
