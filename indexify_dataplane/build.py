@@ -57,7 +57,7 @@ def drivers(config: Config, *, reactor: Any, pool: Pool) -> Callable[[str], Mapp
             if place not in made:
                 if isinstance(section, DockerConfig):
                     first = not any(type == "docker" for type, _ in made)
-                    made[place] = _docker(config, sections, section.address, first=first, reactor=reactor)
+                    made[place] = _docker(config, sections, section.address, executor_id, first=first, reactor=reactor)
                 else:
                     made[place] = _fork_exec(config, reactor=reactor, pool=pool, executor_id=executor_id)
             return made[place]
@@ -72,10 +72,17 @@ def _place(section: DriverConfig) -> tuple[str, str | None]:
 
 
 def _docker(
-    config: Config, sections: Mapping[Kind, DriverConfig], address: str | None, *, first: bool, reactor: Any
+    config: Config,
+    sections: Mapping[Kind, DriverConfig],
+    address: str | None,
+    executor_id: str,
+    *,
+    first: bool,
+    reactor: Any,
 ) -> Driver:
     """One for each engine; sandboxes and functions may differ in everything else. ``first``: it has the plain name."""
     from .drivers.docker.driver import DockerDriver
+    from .drivers.docker.firewall import EngineFirewall
     from .drivers.docker.image_cache import Watermarks
     from .drivers.docker.image_upkeep import ImageUpkeep
     from .drivers.threaded import ThreadedDriver
@@ -98,6 +105,7 @@ def _docker(
         ),
         keep_images=config.image_cache.pre_pull,
         name="docker" if first else "docker:functions",
+        firewall=EngineFirewall(executor_id=executor_id),
     )
     upkeep = ImageUpkeep(
         clock=reactor,

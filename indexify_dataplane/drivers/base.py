@@ -114,5 +114,12 @@ class Driver(Protocol):
         """Call ``exited`` once, in the reactor's thread, when it ends (soon, if it already has). Returns a function
         that stops the watch."""
 
+    async def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None:
+        """Make the rules of a running container those of ``policy``, whatever they were; nothing happens if they are.
+
+        A driver that enforces none does nothing for None. Raises PolicyRefused, DriverError: it must not run on then.
+        ``kill`` takes the rules away.
+        """
+
     async def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         """Where the proxy reaches ``port`` of the container. 9501 is the daemon's HTTP API. Raises PortRefused."""

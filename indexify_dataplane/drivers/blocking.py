@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from ..core.model import ExitStatus, Handle, Kind
+from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from .base import DriverError, Listed, StartOrder
 
 EVERYTHING = "*"
@@ -84,6 +84,8 @@ class BlockingDriver(Protocol):
     def list_containers(self) -> Sequence[Listed]: ...
 
     def logs(self, handle: Handle, lines: int) -> str: ...
+
+    def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None: ...
 
     def upstream(self, handle: Handle, port: int) -> tuple[str, int]: ...
 

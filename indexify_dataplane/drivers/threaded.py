@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succe
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.model import ExitStatus, Handle, Kind
+from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ..reactor import Pool
 from .base import DriverError, Listed, StartOrder
 from .blocking import EVERYTHING, BlockingDriver, Cancelled
@@ -202,6 +202,9 @@ class ThreadedDriver:
 
     async def logs(self, handle: Handle, lines: int) -> str:
         return await self._call("logs", self._driver.logs, handle, lines)
+
+    async def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None:
+        await self._call("apply policy", self._driver.apply_policy, handle, container_id, policy)
 
     async def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         return await self._call("upstream", self._driver.upstream, handle, port)

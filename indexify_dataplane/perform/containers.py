@@ -106,6 +106,9 @@ class ContainerWork:
         except (CancelledError, Exception) as error:
             return StartFailed(effect.container_id, effect.op, _reason(error), _text(error))
         try:
+            if isinstance(effect, Adopt) and spec.sandbox is not None:
+                # It may be held still: the rules come before the word to go on, as at a start.
+                await driver.apply_policy(handle, spec.id, spec.sandbox.network_policy)
             await self._until_usable(driver, spec, handle)
         except (CancelledError, Exception) as error:
             self._cancellable.pop(effect.op, None)

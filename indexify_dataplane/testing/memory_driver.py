@@ -14,7 +14,7 @@ from typing import Any
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 
-from ..core.model import ExitStatus, Handle, Kind
+from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ..drivers.base import DriverError, Listed, PolicyRefused, PortRefused, StartOrder
 
 DAEMON_PORT = 9500
@@ -68,10 +68,12 @@ class MemoryContainer:
 
 
 class MemoryHost:
-    """The machine: its containers by container id, whoever started them, and everything that tests do to them."""
+    """The machine: its containers by container id, whoever started them, the network policies in force, and everything
+    that tests do to them."""
 
     def __init__(self, *, addresses: Addresses | None = None, functions_die_with_node: bool = True) -> None:
         self.containers: dict[str, MemoryContainer] = {}
+        self.policies: dict[str, NetworkPolicy | None] = {}
         self.functions_die_with_node = functions_die_with_node
         self.addresses = addresses or self._own_addresses
         self.sigterm_ignored_by: set[str] = set()
@@ -100,6 +102,7 @@ class MemoryHost:
         handle = Handle(driver_name, f"{order.container_id}#{self.started}", daemon, http, ip)
         container = MemoryContainer(order, handle, ignores_sigterm=order.container_id in self.sigterm_ignored_by)
         self.containers[order.container_id] = container
+        self.policies[order.container_id] = order.network_policy
         return container
 
     def find(self, handle: Handle) -> MemoryContainer | None:
@@ -112,6 +115,7 @@ class MemoryHost:
         container.end(ExitStatus(signal=9))
         if self.containers.get(container.order.container_id) is container:
             del self.containers[container.order.container_id]
+            self.policies.pop(container.order.container_id, None)
 
     def running(self) -> list[str]:
         """Ids of the containers that run, sorted."""
@@ -218,6 +222,17 @@ class MemoryDriver:
         if self.host.find(container.handle) is None:
             raise DriverError(f"container {order.container_id} was killed while it started")
         return container.handle
+
+    async def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None:
+        fault = await self._pass("apply_policy", container_id)
+        if policy is not None and not self._enforces_policies:
+            raise PolicyRefused(f"{self.name} cannot enforce the network policy of {container_id}")
+        container = self.host.find(handle)
+        if container is None or container.status is not None:
+            raise DriverError(f"container {container_id} is not running")
+        self.host.policies[container_id] = policy
+        if fault.error is not None:
+            raise fault.error
 
     async def terminate(self, handle: Handle) -> None:
         fault = await self._pass("terminate", handle.id.rpartition("#")[0])

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -19,6 +19,7 @@ from indexify_dataplane.core.model import Handle, Kind, NetworkPolicy
 from indexify_dataplane.drivers.base import Driver, Listed, StartOrder
 from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.drivers.docker.driver import DockerDriver
+from indexify_dataplane.drivers.docker.firewall import Networks
 from indexify_dataplane.drivers.threaded import ThreadedDriver
 from indexify_dataplane.guestbundle import Bundle
 from tests.engine import Engine
@@ -35,12 +36,26 @@ class Hold:
     def __init__(self) -> None:
         self.held: set[str] = set()
 
-    def admit(self, container_id: str, handle: Handle, policy: NetworkPolicy | None, cancelled: Cancelled) -> None:
+    def open(self, client: Any, network: str | None, alive: Collection[str]) -> str | None:
+        return None
+
+    def admit(
+        self, container_id: str, handle: Handle, networks: Networks, policy: NetworkPolicy | None, cancelled: Cancelled
+    ) -> None:
         while container_id in self.held:
             cancelled.wait(60.0)
             cancelled.check()
 
+    def protect(self, container_id: str, handle: Handle, networks: Networks) -> None:
+        return
+
+    def apply(self, container_id: str, handle: Handle, policy: NetworkPolicy | None) -> None:
+        return
+
     def forget(self, handle: Handle) -> None:
+        return
+
+    def check(self) -> None:
         return
 
 

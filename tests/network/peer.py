@@ -1,5 +1,7 @@
 """One end of a test's traffic, standard library only: ``serve PORT...`` echoes TCP and UDP on both families, ``probe
-PORT ADDRESS...`` tells as JSON which protocols got an answer from which address."""
+PORT ADDRESS...`` tells as JSON which protocols got an answer from which address, ``shout PORT ADDRESS...`` sends by all
+protocols to all addresses for ever, ``watch PORT ADDRESS...`` counts what arrives there (a line on standard input asks
+for the counts: JSON, by address and protocol)."""
 
 from __future__ import annotations
 
@@ -113,8 +115,78 @@ def probe(port: int, addresses: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def shout(port: int, addresses: list[str]) -> None:
+    """From the first moment, as fast as it goes without taking the machine; errors are what is expected."""
+    udp_sockets = {kind: socket.socket(kind, socket.SOCK_DGRAM) for kind in (socket.AF_INET, socket.AF_INET6)}
+    pings = {}
+    for kind, protocol in ((socket.AF_INET, 1), (socket.AF_INET6, 58)):
+        try:
+            pings[kind] = socket.socket(kind, socket.SOCK_DGRAM, protocol)  # where the container may ping at all
+        except OSError:
+            continue
+    calls: list[socket.socket] = []
+    while True:
+        for address in addresses:
+            kind = family(address)
+            for one, data in ((udp_sockets[kind], b"canary"), (pings.get(kind), PING[kind])):
+                try:
+                    if one is not None:
+                        one.sendto(data, (address, port if one is udp_sockets[kind] else 0))
+                except OSError:
+                    pass
+            call = socket.socket(kind, socket.SOCK_STREAM)
+            call.setblocking(False)
+            try:
+                call.connect((address, port))
+            except OSError:
+                pass
+            calls.append(call)
+        for call in calls[: -2 * len(addresses)]:
+            call.close()
+        calls = calls[-2 * len(addresses) :]
+        threading.Event().wait(0.02)
+
+
+PING = {socket.AF_INET: b"\x08\0\0\0\0\0\0\x01canary", socket.AF_INET6: b"\x80\0\0\0\0\0\0\x01canary"}
+
+
+def watch(port: int, addresses: list[str]) -> None:
+    """Until standard input ends. What another port or another protocol gets is not of the canary."""
+    counts = {address: {"tcp": 0, "udp": 0, "icmp": 0} for address in addresses}
+    chosen = selectors.DefaultSelector()
+    for address in addresses:
+        kind = family(address)
+        for name in counts[address]:
+            icmp_number = socket.IPPROTO_ICMP if kind == socket.AF_INET else 58
+            made = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "icmp": socket.SOCK_RAW}[name]
+            one = socket.socket(kind, made, icmp_number if name == "icmp" else 0)
+            if name != "icmp":
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((address, 0 if name == "icmp" else port))
+            if name == "tcp":
+                one.listen(128)
+            chosen.register(one, selectors.EVENT_READ, (address, name))
+    chosen.register(sys.stdin, selectors.EVENT_READ)
+    print("ready", flush=True)
+    while True:
+        for key, _ in chosen.select():
+            if key.fileobj is sys.stdin:
+                if not sys.stdin.readline():
+                    return
+                print(json.dumps(counts), flush=True)
+            elif isinstance(key.fileobj, socket.socket):
+                address, name = key.data
+                if name == "tcp":
+                    key.fileobj.accept()[0].close()
+                elif b"canary" not in key.fileobj.recv(2048):
+                    continue
+                counts[address][name] += 1
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
+    if sys.argv[1] in ("shout", "watch"):
+        {"shout": shout, "watch": watch}[sys.argv[1]](int(sys.argv[2]), sys.argv[3:])
+    elif sys.argv[1] == "serve":
         serve([int(port) for port in sys.argv[2:]])
     else:
         print(json.dumps(probe(int(sys.argv[2]), sys.argv[3:])))

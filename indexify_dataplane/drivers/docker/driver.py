@@ -17,7 +17,7 @@ from docker.errors import NotFound
 from twisted.logger import Logger
 
 from ... import guestbundle
-from ...core.model import ExitStatus, Handle, Kind
+from ...core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ...guestbundle import Bundle, BundleError
 from ..base import DriverError, Listed, PolicyRefused, PortRefused, StartOrder
 from ..blocking import Cancelled
@@ -73,6 +73,7 @@ class DockerDriver:
         self._watermarks = watermarks or Watermarks()
         self._keep_images = tuple(keep_images)
         self._firewall = firewall
+        self._unenforced: str | None = None if firewall else "it has no packet filter"
         self._daemon = daemon
         self._environ = environ
         self._closed = Cancelled()
@@ -83,7 +84,7 @@ class DockerDriver:
         return self._name
 
     def enforces_policies(self) -> bool:
-        return self._firewall is not None
+        return self._firewall is not None and self._unenforced is None
 
     def survives_node(self, kind: Kind) -> bool:
         return True
@@ -107,6 +108,7 @@ class DockerDriver:
             ended=self._lives.ended,
         )  # fmt: skip
         self._networks = networks
+        self._open_firewall()
         self._place = Place(
             driver=self._name,
             client=client,
@@ -142,6 +144,25 @@ class DockerDriver:
     def pull_image(self, reference: str, cancelled: Cancelled) -> None:
         """Have the image there; a start of the same image at the same time shares the pull."""
         self.images.ensure(reference, "if_not_present", cancelled)
+
+    def _open_firewall(self) -> None:
+        if self._firewall is None:
+            return
+        if Kind.SANDBOX not in self._settings:
+            self._firewall = None
+            return
+        with engine_call(OTHER, "containers cannot be listed"):
+            running = self.client.containers(filters={"label": [names.MINE]})
+        found = (names.read(each.get("Labels")) for each in running)
+        alive = [whose.container_id for whose in found if whose is not None]
+        self._unenforced = self._firewall.open(self.client, self._networks[Kind.SANDBOX], alive)
+        if self._unenforced is not None:
+            self._firewall = None
+            log.warn(
+                "network policies cannot be enforced: sandboxes that carry one are refused, and the others reach the"
+                " host and each other",
+                reason=self._unenforced,
+            )
 
     def _connect(self) -> Any:
         waited, told = 0.0, False
@@ -193,7 +214,7 @@ class DockerDriver:
         if order.network_policy is not None and not self.enforces_policies():
             raise PolicyRefused(
                 f"container {order.container_id} has a network policy, which this node cannot enforce; it is not"
-                " started without"
+                f" started without: {self._unenforced}"
             )
         return self._starts.start(order, cancelled)
 
@@ -270,6 +291,12 @@ class DockerDriver:
                     return ""
                 client._raise_for_status(response)
                 return output.last_lines(output.frames(response.iter_content(64 * 1024)), lines)
+
+    def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None:
+        if self._firewall is not None:
+            self._firewall.apply(container_id, handle, policy)
+        elif policy is not None:
+            raise PolicyRefused(f"the network policy of container {container_id}: {self._unenforced}")
 
     def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         if handle.http_address is None or handle.ip is None:

@@ -23,7 +23,7 @@ from . import addresses, creation, names
 from .creation import DAEMON_PORT, EXECUTOR_PORT, HTTP_PORT
 from .exit_status import exit_status, is_running
 from .failures import CREATE, EXPECTED, OTHER, START, engine_call, failure, sentence_of, status_of
-from .firewall import Firewall
+from .firewall import Firewall, Networks
 from .images import Images, Policy
 from .limits import Grants
 from .tokens import Tokens, new_run
@@ -171,13 +171,15 @@ class Starts:
                 what = f"container {order.container_id} cannot be started{self._output(identity)}"
                 raise failure(START, what, sentence, status_of(error)) from error
             cancelled.check()
-            handle = self._look(order, identity, run, network)
+            handle, networks = self._look(order, identity, run, network)
             if place.firewall is not None and order.kind is Kind.SANDBOX:
-                place.firewall.admit(order.container_id, handle, order.network_policy, cancelled)
+                place.firewall.admit(order.container_id, handle, networks, order.network_policy, cancelled)
+            elif place.firewall is not None:
+                place.firewall.protect(order.container_id, handle, networks)
             cancelled.check()
             return handle
         except BaseException:
-            self.remove(identity)
+            self.remove(identity, order.container_id)
             raise
 
     def _create(self, order: StartOrder, run: str, body: Mapping[str, Any]) -> str:
@@ -219,7 +221,8 @@ class Starts:
         self.remove(str(found["Id"]))
         return True
 
-    def _look(self, order: StartOrder, identity: str, run: str, network: str | None) -> Handle:
+    def _look(self, order: StartOrder, identity: str, run: str, network: str | None) -> tuple[Handle, Networks]:
+        """Its handle, and where it is on its networks."""
         with engine_call(OTHER, f"container {order.container_id} cannot be looked at"):
             found = self._place.client.inspect_container(identity)
         status = exit_status(found["State"])
@@ -235,7 +238,7 @@ class Starts:
         if ip is None:
             known = ", ".join(networks or ()) or "none"
             raise DriverError(f"container {order.container_id} has no IPv4 address; its networks: {known}")
-        return self._place.handle(identity, order.kind, run, ip, order.container_id)
+        return self._place.handle(identity, order.kind, run, ip, order.container_id), networks or {}
 
     def _output(self, identity: str) -> str:
         try:
@@ -245,11 +248,13 @@ class Starts:
             return ""
         return f" (its output: {text})" if text else ""
 
-    def remove(self, identity: str) -> None:
-        """Until it is gone, or the driver is closed: then the next life of the node finds it."""
+    def remove(self, identity: str, container_id: str = "") -> None:
+        """Until it is gone with its rules, or the driver is closed: then the next life of the node finds it."""
         for _ in self._until_closed():
             try:
                 remove(self._place.client, identity)
+                if container_id and self._place.firewall is not None:
+                    self._place.firewall.forget(Handle(self._place.driver, identity, opaque=container_id))
             except DriverError as error:
                 log.warn("a container whose start failed cannot be removed, trying again", error=str(error))
                 continue

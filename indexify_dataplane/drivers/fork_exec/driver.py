@@ -14,7 +14,7 @@ from typing import Any
 from attrs import evolve
 from twisted.logger import Logger
 
-from ...core.model import ExitStatus, Handle, Kind
+from ...core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ...reactor import Pool
 from ..base import DriverError, Listed, PolicyRefused, PortRefused, StartOrder
 from .functions import Functions
@@ -104,6 +104,10 @@ class ForkExecDriver:
             raise PolicyRefused(f"container {order.container_id}: {NAME} cannot enforce a network policy")
         part = self._sandboxes if order.kind is Kind.SANDBOX else self._functions
         return await part.start(order)
+
+    async def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None:
+        if policy is not None:
+            raise PolicyRefused(f"container {container_id}: {NAME} cannot enforce a network policy")
 
     async def terminate(self, handle: Handle) -> None:
         life = _life(handle)

@@ -1,0 +1,233 @@
+"""Sandboxes that shout from their first instruction, on a real engine with a real packet filter: nobody hears them.
+
+Listeners are in a namespace that the test makes (an address outside, both metadata addresses) and on the bridge's own
+addresses of the host. Starts, claims, restarts of the node and kill -9 go on while sandboxes shout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexify_dataplane.network.chains import node_chain
+from tests.engine import Engine, EngineUnavailable
+from tests.network.stage import METADATA, OUTSIDE, run
+from tests.network.stage import Node as Namespace
+
+from .harness import Node, Site, until
+
+PEER = Path(__file__).resolve().parent.parent / "network" / "peer.py"
+PORT = 7777
+TIMES = 100 if os.environ.get("TEST_ALL") else 20
+LIMITS = {"cpus": 0.2, "memory_mb": 64, "ephemeral_disk_mb": 64}
+CLOSED = {"allow_internet_access": False}
+
+
+class Ears:
+    """Listeners in a namespace outside and on the host; ``heard`` tells what came by address and protocol."""
+
+    def __init__(self, host: tuple[str, str]) -> None:
+        self.host = host
+        self.addresses = [*OUTSIDE, *METADATA, *host]
+        self.namespace = Namespace(f"ixear-{os.getpid()}")
+        self.link = f"ixear{os.getpid() % 100000}"
+        self._listeners: list[subprocess.Popen[str]] = []
+        run("ip", "netns", "add", self.namespace.name)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        run("ip", "link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.namespace.name)
+        run("ip", "address", "add", "192.0.2.1/30", "dev", self.link)
+        run("ip", "address", "add", "2001:db8:1::1/64", "dev", self.link, "nodad")
+        run("ip", "link", "set", self.link, "up")
+        self.namespace("ip", "link", "set", "lo", "up")
+        self.namespace("ip", "link", "set", "eth0", "up")
+        self.namespace("ip", "address", "add", "192.0.2.2/30", "dev", "eth0")
+        self.namespace("ip", "address", "add", "2001:db8:1::2/64", "dev", "eth0", "nodad")
+        self.namespace("ip", "route", "add", "default", "via", "192.0.2.1")
+        self.namespace("ip", "-6", "route", "add", "default", "via", "2001:db8:1::1")
+        for address in (*OUTSIDE, *METADATA):
+            six, via = (["-6"], "2001:db8:1::2") if ":" in address else ([], "192.0.2.2")
+            self.namespace("ip", "address", "add", address, "dev", "lo", *(["nodad"] if six else []))
+            run("ip", *six, "route", "add", address, "via", via, "dev", self.link)
+        outside = ["ip", "netns", "exec", self.namespace.name]
+        for place, addresses in ((outside, (*OUTSIDE, *METADATA)), ([], self.host)):
+            listener = subprocess.Popen(
+                [*place, sys.executable, "-S", str(PEER), "watch", str(PORT), *addresses],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            self._listeners.append(listener)
+            assert listener.stdout is not None and listener.stdout.readline() == "ready\n"
+
+    def heard(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for listener in self._listeners:
+            assert listener.stdin is not None and listener.stdout is not None
+            listener.stdin.write("\n")
+            listener.stdin.flush()
+            found |= json.loads(listener.stdout.readline())
+        heard = {address: {name: count for name, count in each.items() if count} for address, each in found.items()}
+        return {address: each for address, each in heard.items() if each}
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.kill()
+            listener.communicate()
+        run("ip", "netns", "del", self.namespace.name)
+
+
+class Nodes:
+    """One node after another of the same executor, its server and its engine."""
+
+    def __init__(self, site: Site, engine: Engine, shared: Path) -> None:
+        self.site, self.engine = site, engine
+        self.server = site.server()
+        self.rest = self.server.rest
+        self.executor = f"canary-{os.getpid()}-{random.randrange(1 << 30):x}"
+        (shared / "peer.py").write_bytes(PEER.read_bytes())
+        self.config = site.config(
+            server_addr=f"http://127.0.0.1:{self.server.grpc_port}",
+            executor_id=self.executor,
+            sandbox_driver={"type": "docker", "address": engine.address, "binds": [f"{shared}:/shared:ro"]},
+        )
+        self.image = engine.image("debian")
+        self.node: Node | None = None
+
+    def start(self) -> Node:
+        self.node = self.site.node(self.config).ready()
+        return self.node
+
+    def shout(self, addresses: list[str], **wish: Any) -> str:
+        entrypoint = ["/usr/bin/python3", "-S", "/shared/peer.py", "shout", str(PORT), *addresses]
+        return self.rest.create(image=self.image, resources=LIMITS, entrypoint=entrypoint, **wish)
+
+    def processes(self, sandbox: str) -> list[dict[str, Any]]:
+        assert self.node is not None
+        found = self.node.proxy.get("/api/v1/processes", headers={"Tensorlake-Sandbox-Id": sandbox})
+        return list(found["processes"])
+
+    def ours(self) -> list[dict[str, Any]]:
+        label = f"indexify.executor_id={self.executor}"
+        return list(self.engine.client.api.containers(all=True, filters={"label": [label]}))
+
+    def rules(self) -> str:
+        """What this executor has in force, in both families."""
+        text = "".join(run(f"{each}-save", "-t", "filter") for each in ("iptables", "ip6tables"))
+        return "\n".join(line for line in text.splitlines() if line.startswith(f"-A {node_chain(self.executor)}"))
+
+    def close(self) -> None:
+        if self.node is not None:
+            self.node.kill()
+        for each in self.ours():
+            self.engine.client.api.remove_container(each["Id"], force=True, v=True)
+
+
+@pytest.fixture(scope="module")
+def private_engine() -> Engine:
+    try:
+        return Engine.start()
+    except EngineUnavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"the Docker engine is needed in CI: {error}")
+        pytest.skip(f"no Docker engine: {error}")
+
+
+@pytest.fixture
+def nodes(site: Site, private_engine: Engine, tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(site, private_engine, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def ears(private_engine: Engine) -> Iterator[Ears]:
+    network = private_engine.client.api.inspect_network("bridge")
+    bridge = network["Options"]["com.docker.network.bridge.name"]
+    shown = json.loads(run("ip", "-j", "address", "show", "dev", bridge))
+    found = [each for info in shown for each in info.get("addr_info", ()) if each.get("scope") == "global"]
+    four, six = (next(each["local"] for each in found if each["family"] == family) for family in ("inet", "inet6"))
+    made = Ears((four, six))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_the_listeners_hear_who_may_speak(nodes: Nodes, ears: Ears) -> None:
+    """Without this, silence would prove nothing."""
+    nodes.start()
+    sandbox = nodes.shout(ears.addresses, network={"allow_internet_access": False, "allow_out": ears.addresses})
+    nodes.rest.running(sandbox)
+    until(
+        "every address was reached over TCP and UDP",
+        lambda: all({"tcp", "udp"} <= set(ears.heard().get(address, ())) for address in ears.addresses),
+    )
+
+
+def test_nothing_passes_in_starts_restarts_and_kills(nodes: Nodes, ears: Ears) -> None:
+    chance = random.Random(5)
+    node, living = nodes.start(), []
+    for number in range(TIMES):
+        living.append(nodes.shout(ears.addresses, network=CLOSED))
+        if number % 2:
+            threading.Event().wait(chance.uniform(0.0, 0.8))
+            node.kill() if number % 4 == 1 else node.stop()
+            node = nodes.start()
+        else:
+            nodes.rest.running(living[-1])
+            until("it shouts", lambda: nodes.processes(living[-1])[0]["status"] == "running")
+        if len(living) > 4:
+            nodes.rest.delete(living.pop(0))
+        assert ears.heard() == {}, f"after {number + 1} sandboxes"
+    nodes.rest.running(*living)
+    assert ears.heard() == {}
+    for sandbox in living:
+        nodes.rest.delete(sandbox)
+    nodes.rest.ended(*living)
+    until("nothing is left", lambda: not nodes.ours())
+    assert nodes.rules() == ""
+    assert ears.heard() == {}
+
+
+def test_two_opposite_policies_at_once(nodes: Nodes, ears: Ears) -> None:
+    nodes.start()
+    closed = nodes.shout([OUTSIDE[1], *METADATA, *ears.host], network=CLOSED)
+    nodes.rest.running(closed)
+    half = nodes.shout(ears.addresses, network={"allow_internet_access": True, "deny_out": [OUTSIDE[1]]})
+    nodes.rest.running(half)
+    until("the open one is heard", lambda: OUTSIDE[0] in ears.heard())
+    assert set(ears.heard()) == {OUTSIDE[0]}
+    assert nodes.processes(closed)[0]["status"] == "running"
+
+
+def test_the_chain_is_where_the_documentation_says(nodes: Nodes, ears: Ears) -> None:
+    nodes.start()
+    sandbox = nodes.shout([OUTSIDE[0]], network=CLOSED)
+    nodes.rest.running(sandbox)
+
+    def dropped() -> int:
+        shown = run("iptables", "-L", f"INDEXIFY-SB-{sandbox[:16]}", "-n", "-v", "-x")
+        return sum(int(line.split()[0]) for line in shown.splitlines() if line.split()[2:3] == ["DROP"])
+
+    until("dropped packets are counted", dropped)
+    assert node_chain(nodes.executor) in run("iptables", "-L", "DOCKER-USER", "-n", "-v")
+    assert f"INDEXIFY-SB-{sandbox[:16]}" in run("ip6tables", "-L", f"INDEXIFY-SB-{sandbox[:16]}", "-n", "-v")
+    nodes.rest.delete(sandbox)
+    nodes.rest.ended(sandbox)
+    assert nodes.rules() == ""
+    assert f"INDEXIFY-SB-{sandbox[:16]}" not in run("iptables-save") + run("ip6tables-save")
