@@ -25,6 +25,7 @@ NAME_CHARACTERS = 16
 """So many characters of the id are in a chain's name: the packet filter allows 28 characters in all."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
+_NODE = re.compile(r"INDEXIFY-[0-9a-f]{10}(-C)?\Z")
 HOOKS = ("INPUT", "FORWARD", "DOCKER-USER")
 
 
@@ -110,11 +111,13 @@ def transaction(
     *,
     rules: Mapping[str, Sequence[Rule]],
     removed: Iterable[str] = (),
+    deleted: Iterable[tuple[str, Rule]] = (),
     unhook: Sequence[str] = (),
     hook: Sequence[str] = (),
 ) -> str:
     """Input for ``iptables-restore --noflush``: the node's chains with all ``entries``, the sandbox chains in ``rules``
-    by name, without those in ``removed``. The node's chain becomes the first of each chain in ``hook``."""
+    by name; gone are those in ``removed`` and the rules ``deleted`` in chains of others. The node's chain becomes the
+    first of each chain in ``hook``."""
     node, containers = node_chain(executor_id), containers_chain(executor_id)
     removed = list(removed)
     lines = ["*filter", *(f":{name} - [0:0]" for name in (node, containers, *rules, *removed))]
@@ -124,6 +127,7 @@ def transaction(
         lines += [_line(node, jump) for jump in each.jumps]
     lines += [f"-D {chain} -j {node}" for chain in unhook]
     lines += [f"-I {chain} 1 -j {node}" for chain in hook]
+    lines += [_line(chain, rule).replace("-A", "-D", 1) for chain, rule in deleted]
     lines += [f"-X {name}" for name in removed]
     return "\n".join([*lines, "COMMIT", ""])
 
@@ -154,15 +158,26 @@ class Dump:
         found: dict[str, Entry] = {}
         for chain, place in ((node_chain(executor_id), "jumps"), (containers_chain(executor_id), "drops")):
             for rule in self.chains.get(chain, ()):
-                who, _, mark = _after(rule, "--comment").partition(" ")
+                who, _, mark = after(rule, "--comment").partition(" ")
                 if not who:
                     continue
                 old = found.get(who, Entry(None, mark))
                 rules = (*getattr(old, place), rule)
-                name = _after(rule, "-j") if place == "jumps" else old.chain
+                name = after(rule, "-j") if place == "jumps" else old.chain
                 jumps, drops = (rules, old.drops) if place == "jumps" else (old.jumps, rules)
                 found[who] = Entry(name, mark, jumps, drops)
         return found
+
+    def of_others(self, executor_id: str) -> list[tuple[str, str, Rule]]:
+        """Rules in the chains of other nodes: the key of the container, the chain, the rule."""
+        mine = (node_chain(executor_id), containers_chain(executor_id))
+        return [
+            (who, chain, rule)
+            for chain, rules in self.chains.items()
+            if _NODE.match(chain) and chain not in mine
+            for rule in rules
+            if (who := after(rule, "--comment").partition(" ")[0])
+        ]
 
     def misplaced(self, executor_id: str) -> tuple[list[str], list[str]]:
         """The chains from which the node's chain has to be taken, and those in which it has to be put first.
@@ -178,7 +193,7 @@ class Dump:
             rules = self.chains.get(chain, ())
             places = [number for number, rule in enumerate(rules) if rule == ("-j", node)]
             before = rules[: places[0]] if places else ()
-            good = len(places) == 1 and all(_after(rule, "-j").startswith("INDEXIFY-") for rule in before)
+            good = len(places) == 1 and all(after(rule, "-j").startswith("INDEXIFY-") for rule in before)
             if chain not in wanted:
                 unhook += [chain] * len(places)
             elif not good:
@@ -187,5 +202,6 @@ class Dump:
         return unhook, hook
 
 
-def _after(rule: Rule, option: str) -> str:
+def after(rule: Rule, option: str) -> str:
+    """The word that follows ``option`` in a rule; empty where there is none."""
     return rule[rule.index(option) + 1] if option in rule[:-1] else ""

@@ -7,8 +7,10 @@ several threads.
 
 from __future__ import annotations
 
+import ipaddress
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
 from attrs import evolve, frozen
 from twisted.logger import Logger
@@ -18,6 +20,7 @@ from .chains import (
     Dump,
     Endpoint,
     Entry,
+    after,
     containers_chain,
     entry,
     key,
@@ -25,7 +28,7 @@ from .chains import (
     sandbox_chain,
     transaction,
 )
-from .policy import Family, Policy, Rule, Surroundings, rules
+from .policy import Family, Network, Policy, Rule, Surroundings, networks, rules
 from .tables import FirewallError, Namespace, Tables, filter_bridges, find_namespace, find_tables
 
 log = Logger()
@@ -140,30 +143,58 @@ class Firewall:
                 self._write()
 
     def remove(self, container_id: str) -> None:
-        """Take a container's rules away; nothing happens if there are none. Raises FirewallError."""
+        """Take a container's rules away, also those that a node of another id made; nothing happens if there are none.
+        Raises FirewallError."""
+        name = key(container_id)
         with self._lock:
-            held = self._held.pop(key(container_id), None)
-            if held is None:
-                return
+            held = self._held.pop(name, None)
             try:
-                self._write(removed=[held.chain] if held.chain else [])
+                if held is not None:
+                    self._write(removed=[held.chain] if held.chain else [])
+                else:
+                    self._remove_of_others(self._dumps(), {name})
             except FirewallError:
-                self._held[key(container_id)] = held
+                if held is not None:
+                    self._held[name] = held
                 raise
 
-    def sweep(self, keep: Collection[str]) -> list[str]:
-        """Remove what belongs to containers that are not in ``keep``, and chains that nothing leads to; their keys and
-        names. Raises FirewallError."""
-        kept = {key(each) for each in keep}
+    def sweep(self, alive: Callable[[], Collection[str]]) -> list[str]:
+        """Remove what belongs to containers that are not alive, and chains that nothing leads to; their keys and names.
+
+        ``alive`` is asked after the kernel: what has rules and is not alive then is dead. Rules of other nodes are
+        looked at if they are about addresses of this network. Raises FirewallError.
+        """
         with self._lock:
-            gone = [name for name in self._held if name not in kept]
+            dumps = self._dumps()
+            living = {key(each) for each in alive()}
+            gone = [name for name in self._held if name not in living]
             chains = {each for name in gone if (each := self._held[name].chain)}
-            stray = self._stray() - chains
+            stray = {chain for dump in dumps.values() for chain in _unreachable(dump)} - chains
             for name in gone:
                 del self._held[name]
             if gone or stray:
                 self._write(removed=sorted(chains | stray))
-        return [*gone, *sorted(stray)]
+            subnets = networks(self._around.subnets, "subnets")
+            strangers = {
+                who
+                for dump in dumps.values()
+                for who, _, rule in dump.of_others(self._executor_id)
+                if who not in living and any(_within(after(rule, "-d"), each) for each in subnets)
+            }
+            if strangers:
+                self._remove_of_others(dumps, strangers)
+        return [*gone, *sorted(strangers), *sorted(stray)]
+
+    def _remove_of_others(self, dumps: dict[Family, Dump], names: Collection[str]) -> None:
+        deleted: dict[Family, list[tuple[str, Rule]]] = {}
+        chains: set[str] = set()
+        for family, dump in dumps.items():
+            found = [(chain, rule) for who, chain, rule in dump.of_others(self._executor_id) if who in names]
+            deleted[family] = found
+            chains |= {target for _, rule in found if (target := after(rule, "-j")).startswith(SANDBOX_PREFIX)}
+        if chains or any(deleted.values()):
+            self._write(removed=sorted(chains), deleted=deleted)
+            self._foreign -= chains
 
     def check(self) -> list[str]:
         """Compare the kernel with the table and repair what somebody else has changed; what was wrong."""
@@ -222,6 +253,7 @@ class Firewall:
         dumps: dict[Family, Dump] | None = None,
         rules: dict[Family, dict[str, tuple[Rule, ...]]] | None = None,
         removed: Collection[str] = (),
+        deleted: Mapping[Family, Collection[tuple[str, Rule]]] = MappingProxyType({}),
     ) -> None:
         texts: dict[Family, str] = {}
         for family in self._tables.programs:
@@ -231,6 +263,7 @@ class Firewall:
                 [held.entries[family] for held in self._held.values() if family in held.entries],
                 rules=(rules or {}).get(family, {}),
                 removed=removed,
+                deleted=deleted.get(family, ()),
                 unhook=unhook,
                 hook=hook,
             )
@@ -266,3 +299,10 @@ def _same(old: _Held, new: _Held) -> bool:
 def _unreachable(dump: Dump) -> list[str]:
     targets = {rule[rule.index("-j") + 1] for rules in dump.chains.values() for rule in rules if "-j" in rule[:-1]}
     return [chain for chain in dump.chains if chain.startswith(SANDBOX_PREFIX) and chain not in targets]
+
+
+def _within(destination: str, network: Network) -> bool:
+    if not destination:
+        return False
+    address = ipaddress.ip_network(destination)
+    return address.version == network.version and address.network_address in network

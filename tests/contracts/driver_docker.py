@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -36,7 +36,7 @@ class Hold:
     def __init__(self) -> None:
         self.held: set[str] = set()
 
-    def open(self, client: Any, network: str | None, alive: Collection[str]) -> str | None:
+    def open(self, client: Any, network: str | None, alive: Callable[[], Collection[str]]) -> str | None:
         return None
 
     def admit(

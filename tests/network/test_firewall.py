@@ -169,13 +169,30 @@ class Rules:
         self.assertEqual(self.firewall.stray(), ["INDEXIFY-SB-left"])
         self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
         before = self.listed("-S", kept)
-        gone = self.firewall.sweep(["sandbox-2-abcdefghijk"])
+        alive = ["sandbox-2-abcdefghijk", "of-another-node"]
+        gone = self.firewall.sweep(lambda: alive)
         self.assertEqual(gone, ["sandbox-1-abcdefghijk", "INDEXIFY-SB-left"])
         self.assertEqual(self.listed("-S", kept), before)
         self.assertIn("INDEXIFY-SB-of-another-node", self.listed("-S"))
-        self.assertEqual(self.firewall.sweep(["sandbox-2-abcdefghijk"]), [])
+        self.assertEqual(self.firewall.sweep(lambda: alive), [])
         self.assert_reach(self.stage.inside[0], free(OUTSIDE))
         self.assert_reach(self.stage.inside[1], shut(OUTSIDE))
+
+    def test_rules_of_a_node_that_is_gone_do_not_hold_for_its_addresses(self) -> None:
+        """Its containers died; their addresses are given to new ones. What is on another network stays."""
+        gone = self.new("executor-2")
+        chain = gone.apply("dead", self.stage.endpoint(1), CLOSED)
+        elsewhere = gone.apply("elsewhere", Endpoint("02:42:00:00:00:77", {Family.IPV4: "10.99.0.2"}), CLOSED)
+        killed = gone.apply("killed-by-its-successor", self.stage.endpoint(2), CLOSED)
+        self.assertEqual(self.firewall.sweep(lambda: ["killed-by-its-successor"]), ["dead"])
+        self.firewall.remove("killed-by-its-successor")
+        for family in ("iptables", "ip6tables"):
+            shown = self.listed("-S", family=family)
+            self.assertNotIn(chain, shown)
+            self.assertNotIn(killed, shown)
+            self.assertIn(elsewhere, shown)
+        for inside in self.stage.inside:
+            self.assert_reach(inside, free(OUTSIDE))
 
     def test_equal_beginnings_of_ids_get_chains_of_their_own(self) -> None:
         names = {self.apply(1, CLOSED, id="same-beginning-xx1"), self.apply(2, None, id="same-beginning-xx2")}

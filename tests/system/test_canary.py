@@ -20,7 +20,7 @@ import pytest
 
 from indexify_dataplane.network.chains import node_chain
 from tests.engine import Engine, EngineUnavailable
-from tests.network.stage import METADATA, OUTSIDE, run
+from tests.network.stage import METADATA, OUTSIDE, forget_node, run
 from tests.network.stage import Node as Namespace
 
 from .harness import Node, Site, until
@@ -50,17 +50,17 @@ class Ears:
 
     def _open(self) -> None:
         run("ip", "link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.namespace.name)
-        run("ip", "address", "add", "192.0.2.1/30", "dev", self.link)
-        run("ip", "address", "add", "2001:db8:1::1/64", "dev", self.link, "nodad")
+        run("ip", "address", "add", "198.18.77.1/30", "dev", self.link)
+        run("ip", "address", "add", "2001:db8:c1::1/64", "dev", self.link, "nodad")
         run("ip", "link", "set", self.link, "up")
         self.namespace("ip", "link", "set", "lo", "up")
         self.namespace("ip", "link", "set", "eth0", "up")
-        self.namespace("ip", "address", "add", "192.0.2.2/30", "dev", "eth0")
-        self.namespace("ip", "address", "add", "2001:db8:1::2/64", "dev", "eth0", "nodad")
-        self.namespace("ip", "route", "add", "default", "via", "192.0.2.1")
-        self.namespace("ip", "-6", "route", "add", "default", "via", "2001:db8:1::1")
+        self.namespace("ip", "address", "add", "198.18.77.2/30", "dev", "eth0")
+        self.namespace("ip", "address", "add", "2001:db8:c1::2/64", "dev", "eth0", "nodad")
+        self.namespace("ip", "route", "add", "default", "via", "198.18.77.1")
+        self.namespace("ip", "-6", "route", "add", "default", "via", "2001:db8:c1::1")
         for address in (*OUTSIDE, *METADATA):
-            six, via = (["-6"], "2001:db8:1::2") if ":" in address else ([], "192.0.2.2")
+            six, via = (["-6"], "2001:db8:c1::2") if ":" in address else ([], "198.18.77.2")
             self.namespace("ip", "address", "add", address, "dev", "lo", *(["nodad"] if six else []))
             run("ip", *six, "route", "add", address, "via", via, "dev", self.link)
         outside = ["ip", "netns", "exec", self.namespace.name]
@@ -133,6 +133,7 @@ class Nodes:
             self.node.kill()
         for each in self.ours():
             self.engine.client.api.remove_container(each["Id"], force=True, v=True)
+        forget_node(self.executor)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_nothing_passes_in_starts_restarts_and_kills(nodes: Nodes, ears: Ears) -
         nodes.rest.delete(sandbox)
     nodes.rest.ended(*living)
     until("nothing is left", lambda: not nodes.ours())
-    assert nodes.rules() == ""
+    until("no rule is left", lambda: not nodes.rules())
     assert ears.heard() == {}
 
 
@@ -229,5 +230,5 @@ def test_the_chain_is_where_the_documentation_says(nodes: Nodes, ears: Ears) -> 
     assert f"INDEXIFY-SB-{sandbox[:16]}" in run("ip6tables", "-L", f"INDEXIFY-SB-{sandbox[:16]}", "-n", "-v")
     nodes.rest.delete(sandbox)
     nodes.rest.ended(sandbox)
-    assert nodes.rules() == ""
+    until("the rules are gone with the container", lambda: not nodes.rules())
     assert f"INDEXIFY-SB-{sandbox[:16]}" not in run("iptables-save") + run("ip6tables-save")

@@ -151,11 +151,7 @@ class DockerDriver:
         if Kind.SANDBOX not in self._settings:
             self._firewall = None
             return
-        with engine_call(OTHER, "containers cannot be listed"):
-            running = self.client.containers(filters={"label": [names.MINE]})
-        found = (names.read(each.get("Labels")) for each in running)
-        alive = [whose.container_id for whose in found if whose is not None]
-        self._unenforced = self._firewall.open(self.client, self._networks[Kind.SANDBOX], alive)
+        self._unenforced = self._firewall.open(self.client, self._networks[Kind.SANDBOX], self._running)
         if self._unenforced is not None:
             self._firewall = None
             log.warn(
@@ -163,6 +159,11 @@ class DockerDriver:
                 " host and each other",
                 reason=self._unenforced,
             )
+
+    def _running(self) -> list[str]:
+        with engine_call(OTHER, "containers cannot be listed"):
+            found = self.client.containers(filters={"label": [names.MINE]})
+        return [whose.container_id for each in found if (whose := names.read(each.get("Labels"))) is not None]
 
     def _connect(self) -> Any:
         waited, told = 0.0, False

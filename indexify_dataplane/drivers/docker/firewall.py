@@ -6,7 +6,7 @@ address cannot change while the container runs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ Networks = Mapping[str, Any]
 class Firewall(Protocol):
     """Blocking, called from several threads at once."""
 
-    def open(self, client: Any, network: str | None, alive: Collection[str]) -> str | None:
+    def open(self, client: Any, network: str | None, alive: Callable[[], Collection[str]]) -> str | None:
         """Get ready for sandboxes on ``network`` (None: the engine's own) and drop the rules of containers that are
         not in ``alive``. Why policies cannot be enforced, None if they can: then nothing else is called."""
 
@@ -70,7 +70,7 @@ class EngineFirewall:
         self._endpoints: dict[str, Endpoint] = {}
         self._lives: dict[str, str] = {}
 
-    def open(self, client: Any, network: str | None, alive: Collection[str]) -> str | None:
+    def open(self, client: Any, network: str | None, alive: Callable[[], Collection[str]]) -> str | None:
         self._client = client
         self._network = "bridge" if network in (None, "default") else str(network)
         try:
