@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from .children import Identity
 from .file_paths import FilePath, is_directory, not_regular, refused, requested_path
-from .file_write import FileWrite, NotRegular
+from .file_write import SYNC_BYTES, FileWrite, NotRegular
 from .messages import Answer, Out, Reply, Request, Stream, json_reply
 from .ranges import ByteRange, requested_range
 from .router import Route
@@ -87,9 +87,7 @@ class FileApi:
                     await _on_thread(upload.open)
                 except NotRegular:
                     raise not_regular(path) from None
-                while data := await request.read():
-                    parts = [data, *request.body.read_now(BATCH_BYTES)]
-                    await _on_thread(partial(upload.write, parts))
+                await _receive(request, upload)
                 await _on_thread(upload.commit)
         finally:
             await _on_thread(upload.close)
@@ -111,6 +109,26 @@ class FileApi:
         with refused(path, "Directory not found"):
             entries = await _on_thread(lambda: _entries(path))
         return json_reply(200, {"path": path.shown, "entries": entries})
+
+
+async def _receive(request: Request, upload: FileWrite) -> None:
+    """The body into the file, and from time to time on to the disk beside that. Raises OSError of either."""
+    loop = asyncio.get_running_loop()
+    syncing: asyncio.Future[None] | None = None
+    try:
+        while data := await request.read():
+            parts = [data, *request.body.read_now(BATCH_BYTES)]
+            await _on_thread(partial(upload.write, parts))
+            if upload.unsynced >= SYNC_BYTES and (syncing is None or syncing.done()):
+                if syncing is not None:
+                    syncing.result()
+                syncing = loop.run_in_executor(None, upload.sync_ahead)
+    finally:
+        # The descriptor is closed next: no thread may still use it.
+        if syncing is not None:
+            await asyncio.wait([syncing])
+    if syncing is not None:
+        syncing.result()
 
 
 async def _send(out: Out, fd: int, offset: int, length: int | None) -> None:

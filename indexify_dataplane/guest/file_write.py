@@ -18,13 +18,18 @@ _NO_NEW_FILE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 _NO_RENAME = (errno.EBUSY, errno.EXDEV)
 COPY_BYTES = 256 * 1024
 
+SYNC_BYTES = 64 * 1024 * 1024
+"""Written before the disk is asked to begin: the kernel itself waits for a tenth of the memory, so that of a large
+upload nearly all would be left to the sync at its end."""
+
 
 class NotRegular(Exception):
     """The target is a device, a pipe or a socket."""
 
 
 class FileWrite:
-    """Blocking; every call on a worker thread, one at a time. ``owner`` gets what did not exist before."""
+    """Blocking; every call on a worker thread, one at a time, but ``sync_ahead``, which may run beside ``write``.
+    ``owner`` gets what did not exist before."""
 
     def __init__(self, path: bytes, *, owner: Identity | None) -> None:
         self._target = os.path.realpath(path)
@@ -32,6 +37,7 @@ class FileWrite:
         self._fd = -1
         self._temporary: bytes | None = None
         self._replaced: os.stat_result | None = None
+        self.unsynced = 0
 
     def open(self) -> None:
         """Raises OSError (EISDIR for a directory) and NotRegular."""
@@ -58,6 +64,13 @@ class FileWrite:
             view = memoryview(part)
             while view:
                 view = view[os.write(self._fd, view) :]
+            self.unsynced += len(part)
+
+    def sync_ahead(self) -> None:
+        """Bring to the disk what was written so far, while more comes. Raises OSError: what it could not keep the
+        sync at the end would not tell again."""
+        self.unsynced = 0
+        _sync(self._fd)
 
     def commit(self) -> None:
         """Sync and put in place."""

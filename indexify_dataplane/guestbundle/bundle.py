@@ -51,6 +51,19 @@ class Bundle:
         loader = (f"{at}/so/{self.loader}", "--inhibit-cache", "--library-path", f"{at}/so", f"{at}/bin/python3")
         return (*loader, "-I", "-S", "-B", "-X", "utf8")
 
+    def warm(self) -> None:
+        """Read all files into the page cache, before each start of a container: about 5 ms when they are there.
+
+        The kernel charges a page to the cgroup that touches it first. On a host whose caches were dropped that would
+        be the sandbox, for 12 MB that all sandboxes share. Blocks; raises OSError when a file is gone.
+        """
+        buffer = bytearray(_CHUNK)
+        for name, entry in self._entries.items():
+            if "sha256" in entry:
+                with (self.path / name).open("rb", buffering=0) as file:
+                    while file.readinto(buffer):
+                        pass
+
     def as_tar(self, top: PurePosixPath | str = "") -> Iterator[bytes]:
         """The folder's content below the directory ``top`` as an uncompressed tar stream, the same bytes every time;
         owner root, no times. For an engine whose hosts do not see this file system: load it into a volume once."""

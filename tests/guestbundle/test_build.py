@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from twisted.trial.unittest import SkipTest
+
 from indexify_dataplane.guestbundle import BundleDamaged, BundleError, PlaceRefused, build, ensure, locate, prune
 from indexify_dataplane.guestbundle.__main__ import main
 from indexify_dataplane.guestbundle.bundle import open_bundle
@@ -56,6 +58,32 @@ class Content(BundleTest):
         on_disk = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
         self.assertEqual(bundle.size, on_disk)
         self.assertLess(bundle.size, 25 * MEGABYTE)
+
+
+    def test_warm_brings_every_file_into_the_page_cache(self) -> None:
+        bundle = self.built(plain="")
+        files = [path for path in bundle.path.rglob("*") if path.is_file() and path.name != "manifest.json"]
+        for path in files:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if all(cached(path) for path in files):
+            raise SkipTest("this file system keeps its pages whatever it is told")
+        bundle.warm()
+        self.assertEqual([path.name for path in files if not cached(path)], [])
+
+
+def cached(path: Path) -> bool:
+    """Whether the first and the last byte could be read without waiting for a disk."""
+    with path.open("rb") as file:
+        for place in (0, path.stat().st_size - 1):
+            try:
+                os.preadv(file.fileno(), [bytearray(1)], place, os.RWF_NOWAIT)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise SkipTest(f"this file system does not tell what is cached: {error}") from error
+    return True
 
 
 class Refusals(BundleTest):
