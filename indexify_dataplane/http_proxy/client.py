@@ -21,7 +21,7 @@ from .replies import HeadRefused, Reply, bad_request
 from .response import ResponseHead
 from .routes import DAEMON_PORT
 from .routing import Preflight, Route
-from .shared import NEVER, Shared, prepare
+from .shared import NEVER, Shared, expect, prepare
 from .upstream import NO_TRAILERS
 
 HEAD, BODY, WAIT, PIPE, LINGER = range(5)
@@ -53,9 +53,7 @@ class Http1Client(asyncio.Protocol):
         self._fresh = True
         self._held = False
         self._half_closed = False
-        self._responding = False
-        self._rechunked = False
-        self._raw_body = False
+        self._responding = self._rechunked = self._raw_body = False
         self._peer = b""
         self._last_raw = b""
         self._last: RequestHead | None = None
@@ -188,6 +186,7 @@ class Http1Client(asyncio.Protocol):
             self._complete = False
             self._state = BODY
             self._body = RequestBody(head.length)
+            expect(self.transport, head.length)
             try:
                 payload = self._take(rest)
             except BrokenChunks as error:
@@ -215,6 +214,7 @@ class Http1Client(asyncio.Protocol):
         self._complete = self._body.complete
         if self._complete:
             self._state = WAIT
+            expect(self.transport, 0)
             if rest:
                 self._buffer = rest
                 self.transport.pause_reading()

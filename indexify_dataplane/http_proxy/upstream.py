@@ -18,7 +18,7 @@ from .body import BrokenChunks, ChunkedDecoder, frame, last_chunk
 from .head import CHUNKED, MAX_HEAD, MEMO, UNTIL_CLOSE
 from .response import ResponseHead, parse_response
 from .routes import Timeouts
-from .shared import Shared, prepare
+from .shared import Shared, expect, prepare
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -215,6 +215,7 @@ class Http1Upstream(asyncio.Protocol):
             left = length - len(data)
             if left > 0:
                 self._state, self._left = LENGTH, left
+                expect(self.transport, left)
                 exchange.answered(head, length, data, False, NO_TRAILERS)
                 return
             if left < 0:
@@ -239,6 +240,7 @@ class Http1Upstream(asyncio.Protocol):
             if left < 0:
                 data, self._keep = data[:left], False
             self._state = IDLE
+            expect(self.transport, 0)
             exchange.more(data, True, NO_TRAILERS)
         elif self._state == CHUNKS:
             payload = self._decoded(exchange, data)

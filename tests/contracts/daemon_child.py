@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from unittest import SkipTest
 
 import indexify_dataplane
 
-from .daemon_wire import RunningDaemon, eventually
+from .daemon_wire import SMALL_DISK, RunningDaemon, eventually
 
 GUEST = pathlib.Path(indexify_dataplane.__file__).parent / "guest" / "__main__.py"
 
@@ -28,6 +29,21 @@ class ChildDaemons:
         self.scratch = tempfile.mkdtemp(prefix="guest-")
         os.chmod(self.scratch, 0o755)
         self._children: list[subprocess.Popen[bytes]] = []
+        self._mounted: str | None = None
+
+    @property
+    def small_disk(self) -> str:
+        if self._mounted is None:
+            place = f"{self.scratch}/small"
+            os.makedirs(place, exist_ok=True)
+            command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK},mode=1777", "none", place]
+            mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+            if mounted.returncode:
+                problem = f"no file system can be mounted: {mounted.stderr.strip()}"
+                assert os.environ.get("CI") != "true", problem
+                raise SkipTest(problem)
+            self._mounted = place
+        return self._mounted
 
     def spawn(self, *args: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start without waiting for anything."""
@@ -95,4 +111,6 @@ class ChildDaemons:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        if self._mounted is not None:
+            subprocess.run(["umount", "-l", self._mounted], check=True)
         shutil.rmtree(self.scratch)

@@ -12,7 +12,7 @@ from indexify_dataplane.guestbundle import Bundle
 from tests.engine import Engine
 from tests.guestbundle.containers import Guest
 
-from .daemon_wire import RunningDaemon, eventually
+from .daemon_wire import SMALL_DISK, RunningDaemon, eventually
 
 
 class ContainerDaemons:
@@ -22,7 +22,9 @@ class ContainerDaemons:
     def __init__(self, engine: Engine, bundle: Bundle, image: str, *, user: str | None = None, **options: Any) -> None:
         self.root = user is None
         self._engine, self._bundle, self._image = engine, bundle, engine.image(image)
-        self._user, self._options = user, options
+        self.small_disk = "/small"
+        small = {self.small_disk: f"size={SMALL_DISK},mode=1777"}
+        self._user, self._options = user, {"tmpfs": small, **options}
         self._guests: list[Guest] = []
         self.scratch = tempfile.mkdtemp(prefix="guest-")
         os.chmod(self.scratch, 0o777)

@@ -7,7 +7,7 @@ import os
 import socket
 
 from .daemon import DaemonContract
-from .daemon_wire import eventually, file_path
+from .daemon_wire import SMALL_DISK, eventually, file_path
 
 
 class DaemonFiles(DaemonContract):
@@ -188,20 +188,40 @@ class DaemonFiles(DaemonContract):
             self.assertEqual(self.api.call("GET", path).status, 400, path)
         self.assertIn("traversal", self.api.call("GET", file_path("../x")).json["error"])
 
-    def test_full_disk_is_told(self) -> None:
-        """/dev/full stands for a full disk where the daemon cannot mount one."""
-        if not self.place.root:
-            return
+    def test_symbolic_links(self) -> None:
+        """Followed wherever they lead, absolute and relative, in the middle of a path and at its end; ``list`` and
+        DELETE are about the link itself. A loop is refused, and a link to nothing can be written through."""
         folder = self.fresh()
-        self.api.output("mkdir", folder)
-        mounted = self.api.output("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder)[1]["exit_code"] == 0
-        if not mounted:
-            return
-        try:
-            self.api.put(folder + "/small", b"old")
-            answer = self.api.put(folder + "/small", bytes(1 << 20))
-            self.assertEqual((answer.status, answer.json["code"]), (507, "NO_SPACE"))
-            self.assertEqual(self.api.read(folder + "/small").body, b"old")
-            self.assertEqual(self.names(folder), ["small"])
-        finally:
-            self.api.output("umount", folder)
+        self.api.put(folder + "/real/file", b"content")
+        self.sh_ends(f"cd {folder}; ln -s real rel; ln -s {folder}/real abs; ln -s file real/end; ln -s loop loop;"
+                     " ln -s real/new dangling")  # fmt: skip
+        for path in ("rel/file", "abs/file", "real/end", "rel/end"):
+            self.assertEqual(self.api.read(f"{folder}/{path}").body, b"content", path)
+        for method in ("GET", "PUT"):
+            answer = self.api.call(method, file_path(folder + "/loop"), raw=b"x" if method == "PUT" else None)
+            self.assertEqual((answer.status, answer.json["code"]), (400, "BAD_PATH"), method)
+        self.assertEqual(self.api.read(folder + "/dangling").status, 404)
+        self.assertEqual(self.api.put(folder + "/dangling", b"made").status, 204)
+        self.assertEqual(self.api.read(folder + "/real/new").body, b"made")
+        self.assertEqual(self.api.put(folder + "/abs/sub/deep", b"below").status, 204)
+        self.assertEqual(self.api.read(folder + "/real/sub/deep").body, b"below")
+        listed = self.api.call("GET", file_path(folder + "/rel", "/files/list")).json["entries"]
+        self.assertEqual([entry["name"] for entry in listed], ["sub", "end", "file", "new"])
+        self.assertEqual(self.api.call("DELETE", file_path(folder + "/rel")).status, 204)
+        self.assertEqual(self.names(folder), ["real", "abs", "dangling", "loop"])
+        self.assertEqual(self.api.read(folder + "/real/file").body, b"content")
+
+    def sh_ends(self, script: str) -> None:
+        self.assertEqual(self.api.output("sh", "-c", script)[1]["exit_code"], 0, script)
+
+    def test_full_disk_is_told(self) -> None:
+        """The old content stays, nothing is left behind, and with room again the next upload works."""
+        folder = self.place.small_disk
+        path = folder + "/kept"
+        self.assertEqual(self.api.put(path, b"old").status, 204)
+        answer = self.api.put(path, bytes(SMALL_DISK + 1))
+        self.assertEqual((answer.status, answer.json["code"]), (507, "NO_SPACE"), answer)
+        self.assertEqual(self.api.read(path).body, b"old")
+        self.assertEqual(self.names(folder), ["kept"])
+        self.assertEqual(self.api.put(path, b"new").status, 204)
+        self.assertEqual(self.api.read(path).body, b"new")

@@ -16,6 +16,8 @@ from attrs import field, frozen
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 DEADLINE = 20.0
+SMALL_DISK = 64 * 1024
+"""Bytes that fit into ``DaemonRunner.small_disk``."""
 T = TypeVar("T")
 
 
@@ -47,6 +49,11 @@ class DaemonRunner(Protocol):
         """Start one that serves; ``args`` as on its command line."""
 
     def stop_all(self) -> None: ...
+
+    @property
+    def small_disk(self) -> str:
+        """A directory that all may write to, on a file system of its own with room for ``SMALL_DISK`` bytes. Raises
+        SkipTest where none can be mounted."""
 
 
 @frozen

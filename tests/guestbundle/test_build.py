@@ -59,7 +59,6 @@ class Content(BundleTest):
         self.assertEqual(bundle.size, on_disk)
         self.assertLess(bundle.size, 25 * MEGABYTE)
 
-
     def test_warm_brings_every_file_into_the_page_cache(self) -> None:
         bundle = self.built(plain="")
         files = [path for path in bundle.path.rglob("*") if path.is_file() and path.name != "manifest.json"]

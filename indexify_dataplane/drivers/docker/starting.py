@@ -74,6 +74,13 @@ class Place:
         self.firewall = firewall
         self.output = output
 
+    def warm_bundle(self) -> None:
+        """Read the daemon's bundle here, lest its pages be charged to the sandbox. Raises DriverError."""
+        try:
+            self.bundle.warm()
+        except OSError as error:
+            raise DriverError(f"the guest daemon's bundle cannot be read: {error}") from error
+
     def handle(self, identity: str, kind: Kind, run: str, ip: str | None, container_id: str) -> Handle:
         """The handle of a container; one that has ended has no address any more."""
         if kind is Kind.FUNCTION:
@@ -161,6 +168,8 @@ class Starts:
         try:
             cancelled.check()
             self._alive(identity)
+            if order.kind is Kind.SANDBOX:
+                place.warm_bundle()
             try:
                 place.client.start(identity)
             except EXPECTED as error:
