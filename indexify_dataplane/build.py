@@ -11,6 +11,7 @@ from immutables import Map
 
 from . import __version__
 from .blobs.s3 import S3Settings
+from .blobs.stores import Blobs
 from .config import Config
 from .config_kinds import joined
 from .config_model import DockerDriver as DockerConfig
@@ -142,15 +143,14 @@ def executors(
     config: Config, *, reactor: Any, blob_calls: Pool, executor_id: Callable[[], str], metrics: Metrics
 ) -> Executors:
     """What talks to function executors. ``blob_calls`` is their own: a blob store that hangs delays only blobs."""
-    from .blobs.stores import Blobs
     from .code_cache import CodeCache
     from .executor.executors import RealExecutors
 
-    blobs = Blobs(clock=reactor, calls=blob_calls, metrics=metrics, s3=s3_settings(config))
+    store = blobs(config, reactor=reactor, calls=blob_calls, metrics=metrics)
     cache = CodeCache(
         clock=reactor,
         calls=blob_calls,
-        blobs=blobs,
+        blobs=store,
         metrics=metrics,
         root=config.function_executor.code_cache_path,
         limit_bytes=config.function_executor.code_cache_max_bytes,
@@ -160,7 +160,7 @@ def executors(
         fe_binary_path=config.function_executor.fe_binary_path,
         executor_id=executor_id,
         code_cache=cache,
-        blobs=blobs,
+        blobs=store,
         metrics=metrics,
     )
 
@@ -184,6 +184,11 @@ def leaks(config: Config, *, reactor: Any, dataplane: Dataplane) -> Search:
         mine=lambda: dataplane.executor_ids,
         recorded=lambda: [each.id for each in dataplane.live()],
     )
+
+
+def blobs(config: Config, *, reactor: Any, calls: Pool, metrics: Metrics) -> Blobs:
+    """The blob stores behind ``calls``: one pool for payloads, another for snapshots."""
+    return Blobs(clock=reactor, calls=calls, metrics=metrics, s3=s3_settings(config))
 
 
 def settings(config: Config, resources: HostResources) -> Settings:

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .blobs.stores import Blobs
 from .control.heartbeat import Heartbeat
 from .control.stream import CommandPoll, ResultPoll
 from .control.transport import Transport
@@ -33,6 +34,7 @@ from .perform.allocations import AllocationWork
 from .perform.containers import ContainerWork
 from .perform.executors import Executors
 from .perform.readiness import Timing
+from .perform.snapshots import SnapshotWork
 from .reactor import Clock
 from .reconciliation import Decide, Reconciliation, Work
 from .routing import NodeRoutes
@@ -63,7 +65,8 @@ class Dataplane:
     """One node. ``open`` recovers it, ``connect`` begins to talk to the server, ``stop`` ends it in order.
 
     ``drivers`` makes the drivers and ``tracing`` the tracing for an executor id; a kind without a driver is not run
-    here. ``identity`` gives the full sync without containers; ``died`` errbacks when a part that must live has ended.
+    here. ``snapshot_blobs``: where snapshots go and come from; without them none are taken. ``identity`` gives the full
+    sync without containers; ``died`` errbacks when a part that must live has ended.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Dataplane:
         drivers: Callable[[str], Mapping[Kind, Driver]],
         daemons: Daemons,
         executors: Executors | None,
+        snapshot_blobs: Blobs | None = None,
         transport: Transport,
         identity: Callable[[], pb.DataplaneStateFullSync],
         settings: Settings,
@@ -91,6 +95,7 @@ class Dataplane:
         self._drivers: Mapping[Kind, Driver] = {}
         self._daemons = daemons
         self._executors = executors
+        self._snapshot_blobs = snapshot_blobs
         self._transport = transport
         self._identity = identity
         self._settings = settings
@@ -120,8 +125,7 @@ class Dataplane:
         self._drivers = self._make_drivers(loaded.executor_id)
         for driver in self._unique_drivers():
             await driver.open()
-        drivers = {kind: DriverRules(driver.enforces_policies(), driver.survives_node(kind))
-                   for kind, driver in self._drivers.items()}  # fmt: skip
+        drivers = {kind: self._driver_rules(kind, driver) for kind, driver in self._drivers.items()}
         empty = Node(
             executor_id=loaded.executor_id,
             rules=evolve(self._settings.rules, drivers=Map(drivers)),
@@ -160,7 +164,11 @@ class Dataplane:
                 metrics=self._metrics,
                 tracing=self.tracing,
             )
-        self.reconciliation.work = Work(self.work, allocations)
+        if self._snapshot_blobs is not None:
+            self.work.snapshots = SnapshotWork(
+                clock=self._clock, blobs=self._snapshot_blobs, driver_of=self.work.driver_of, metrics=self._metrics
+            )
+        self.reconciliation.work = Work(self.work, allocations, self.work.snapshots)
         self.routes = NodeRoutes(node=lambda: self.node, driver_of=self.work.driver_of)
         for report in loaded.reports:
             self.outbox.add(report.id, ReportKind(report.kind), report.body)
@@ -186,6 +194,10 @@ class Dataplane:
         self._watch_over(self.reconciliation.died)
         self.reconciliation.startService()
         await self.reconciliation.begin(node, effects, loaded.identity)
+
+    def _driver_rules(self, kind: Kind, driver: Driver) -> DriverRules:
+        takes_snapshots = self._snapshot_blobs is not None and driver.takes_snapshots(kind)
+        return DriverRules(driver.enforces_policies(), driver.survives_node(kind), takes_snapshots)
 
     async def _present(self) -> list[Present]:
         return [

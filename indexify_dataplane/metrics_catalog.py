@@ -230,6 +230,27 @@ _ALL: tuple[Metric, ...] = (
             Metric(f"blob_store.{operation}.latency_seconds", Kind.HISTOGRAM, f"Time of {what}.", "s", (), SLOW),
         )
     ),
+    # Snapshots
+    *_counters({"snapshots.ended": "Snapshots that were taken or given up."}, "outcome"),
+    *_counters(
+        {
+            "snapshots.attempt_errors": "Attempts to take a snapshot that failed and were tried again.",
+            "snapshots.read_bytes": "Bytes of file systems that were read for snapshots; grows while one is taken.",
+            "snapshots.stored_bytes": "Compressed bytes that were handed to the blob store; grows while one is taken.",
+            "snapshots.restores": "Sandboxes that were started from a snapshot, or should have been.",
+            "snapshots.restore_errors": "Starts from a snapshot for which it could not be read.",
+            "snapshots.restored_bytes": "Bytes of file systems that were restored; grows while one is restored.",
+        }
+    ),
+    Metric(
+        "snapshots.duration_seconds",
+        Kind.HISTOGRAM,
+        "From the order to the end, all attempts.",
+        "s",
+        ("outcome",),
+        USER,
+    ),
+    Metric("snapshots.in_progress", Kind.GAUGE, "Snapshots that are being taken."),
     # Proxy
     *_counters({"proxy.requests": "Requests answered by the proxy."}, "code_class", "upstream"),
     *_counters({"proxy.errors": "Requests the proxy answered with an error of its own."}, "code"),

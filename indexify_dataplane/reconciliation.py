@@ -27,6 +27,7 @@ from .core.effects import (
     Adopt,
     Alarm,
     CancelRun,
+    CancelSnapshot,
     CancelStart,
     CountDeath,
     Deliver,
@@ -43,6 +44,8 @@ from .core.effects import (
     SaveAllocation,
     Send,
     Start,
+    SweepUploads,
+    TakeSnapshot,
     Terminate,
     Unwatch,
     Watch,
@@ -58,7 +61,8 @@ from .logs import bound
 from .metrics import Metrics
 from .perform.allocations import AllocationWork
 from .perform.containers import ContainerWork
-from .perform.watch import ContainerWatch
+from .perform.snapshots import SnapshotWork
+from .perform.watch import Watches
 from .reactor import Clock
 from .records import encode_allocation, encode_container
 from .store import (
@@ -97,6 +101,12 @@ class Work:
 
     containers: ContainerWork
     allocations: AllocationWork | None
+    snapshots: SnapshotWork | None = None
+
+    def taking(self) -> SnapshotWork:
+        if self.snapshots is None:
+            raise RuntimeError("a snapshot on a node that takes none")
+        return self.snapshots
 
 
 class Reconciliation(Service):
@@ -125,13 +135,13 @@ class Reconciliation(Service):
         self._store = store
         self._outbox = outbox
         self._metrics = metrics
-        self._health_interval = health_interval
-        self._health_threshold = health_threshold
         self._observers = tuple(observers)
         self._store_retry = store_retry
         self._decide = decide
         self._alarms: Alarms[Event] = Alarms(clock=clock, ring=self.submit)
-        self._watches: dict[str, ContainerWatch] = {}
+        self._watches = Watches(
+            clock=clock, submit=self.submit, interval=health_interval, threshold=health_threshold, metrics=metrics
+        )
         self._in_flight: dict[Deferred[Any], None] = {}  # in the order of their beginning
         self._abandoned: set[Deferred[Any]] = set()
         self._batch = Batch()
@@ -292,14 +302,23 @@ class Reconciliation(Service):
             case CancelStart(_, op):
                 work.containers.cancel_start(op)
             case Watch():
-                self._watch(effect, work)
+                self._watches.begin(effect, work.containers)
             case Unwatch(container_id):
-                self._unwatch(container_id)
+                self._watches.end(container_id)
             case Terminate():
-                if effect.container_id in self._watches:
-                    # One that is told to end may say that it is unhealthy; only its exit matters now.
-                    self._watches[effect.container_id].stop_asking()
+                # One that is told to end may say that it is unhealthy; only its exit matters now.
+                self._watches.stop_asking(effect.container_id)
                 self._run(Deferred.fromCoroutine(work.containers.terminate(effect)))
+            case TakeSnapshot():
+                # It may be frozen meanwhile; only its exit matters.
+                self._watches.stop_asking(effect.container_id)
+                self._run(work.taking().take(effect))
+            case CancelSnapshot(_, op) if work.snapshots is not None:
+                work.snapshots.cancel(op)
+            case SweepUploads() if work.snapshots is not None:
+                self._run(Deferred.fromCoroutine(work.snapshots.sweep(effect)))
+            case CancelSnapshot() | SweepUploads():
+                log.warn("a snapshot of an earlier configuration cannot be tidied up", container_id=effect.container_id)
             case Kill():
                 self._run(Deferred.fromCoroutine(work.containers.kill(effect)))
             case KillOrphan():
@@ -316,25 +335,6 @@ class Reconciliation(Service):
                 self._run(Deferred.fromCoroutine(work.allocations.finalize(effect)))
             case Deliver(allocation_id, result):
                 work.allocations.deliver(allocation_id, result)
-
-    def _watch(self, effect: Watch, work: Work) -> None:
-        self._unwatch(effect.container_id)
-        watch = ContainerWatch(
-            clock=self._clock,
-            work=work.containers,
-            effect=effect,
-            submit=self.submit,
-            interval=self._health_interval,
-            threshold=self._health_threshold,
-            metrics=self._metrics,
-        )
-        self._watches[effect.container_id] = watch
-        watch.start()
-
-    def _unwatch(self, container_id: str) -> None:
-        watch = self._watches.pop(container_id, None)
-        if watch is not None:
-            watch.stop()
 
     def _run(self, work: Deferred[Any], abandon: bool = False) -> None:
         """``abandon``: when the node stops, leave it to the driver and to the next start instead of undoing it."""
@@ -374,8 +374,7 @@ class Reconciliation(Service):
         self.running = 0
         self._stopping = True
         self._alarms.stop()
-        for container_id in list(self._watches):
-            self._unwatch(container_id)
+        self._watches.end_all()
         cancelled = [work for work in self._in_flight if work not in self._abandoned]
         for work in cancelled:
             work.cancel()

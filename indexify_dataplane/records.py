@@ -20,10 +20,15 @@ from .core.model import (
     AllocationState,
     Container,
     Done,
+    ExitStatus,
     Handle,
     Killing,
     Preparing,
     Running,
+    SnapshotAnswer,
+    SnapshotCompleted,
+    SnapshotFailed,
+    Snapshotting,
     Starting,
     State,
     Stopping,
@@ -36,12 +41,14 @@ _STATES: dict[str, type[State]] = {
     "starting": Starting,
     "aborting": Aborting,
     "running": Running,
+    "snapshotting": Snapshotting,
     "stopping": Stopping,
     "killing": Killing,
     "terminated": Terminated,
 }
 _NAMES = {kind: name for name, kind in _STATES.items()}
-_TIMES = frozenset({"since", "at", "kill_at", "retry_at"})
+_TIMES = frozenset({"since", "began", "at", "kill_at", "retry_at"})
+_ANSWERS: dict[str, type[SnapshotAnswer]] = {"completed": SnapshotCompleted, "failed": SnapshotFailed}
 
 
 def state_name(state: State) -> str:
@@ -58,6 +65,7 @@ def encode_container(container: Container, offset: float) -> bytes:
         "removal_ordered": container.removal_ordered,
         "gpus": container.gpus,
         "stop_by": _shift(container.stop_by, offset),
+        "answered": _encode_answer(container.answered),
     }
     return json.dumps(record, separators=(",", ":")).encode()
 
@@ -75,6 +83,7 @@ def decode_container(data: bytes, offset: float) -> Container:
         removal_ordered=record["removal_ordered"],
         gpus=tuple(record["gpus"]),
         stop_by=_shift(record["stop_by"], -offset),
+        answered=_decode_answer(record.get("answered")),  # schema 1 had none
     )
 
 
@@ -109,8 +118,10 @@ def _fields(state: State, offset: float) -> dict[str, Any]:
             value = _shift(value, offset)
         elif isinstance(value, TerminationReason):
             value = value.name
-        elif isinstance(value, Handle):
+        elif isinstance(value, Handle | ExitStatus):
             value = attrs.asdict(value)
+        elif isinstance(value, SnapshotCompleted | SnapshotFailed):
+            value = _encode_answer(value)
         fields[attribute.name] = value
     return fields
 
@@ -122,4 +133,22 @@ def _value(name: str, value: Any, offset: float) -> Any:
         return TerminationReason[value]
     if name == "handle":
         return Handle(**value)
+    if name == "exited":
+        return ExitStatus(**value) if value is not None else None
+    if name == "answer":
+        return _decode_answer(value)
     return value
+
+
+def _encode_answer(answer: SnapshotAnswer | None) -> dict[str, Any] | None:
+    if answer is None:
+        return None
+    kind = "completed" if isinstance(answer, SnapshotCompleted) else "failed"
+    return {"kind": kind, **attrs.asdict(answer)}
+
+
+def _decode_answer(record: dict[str, Any] | None) -> SnapshotAnswer | None:
+    if record is None:
+        return None
+    fields = dict(record)
+    return _ANSWERS[fields.pop("kind")](**fields)

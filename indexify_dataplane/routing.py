@@ -12,6 +12,7 @@ from .core.model import (
     Killing,
     Kind,
     Running,
+    Snapshotting,
     Starting,
     Stopping,
     Terminated,
@@ -23,6 +24,7 @@ from .http_proxy.routes import NotRunning, Target
 WORDS: dict[type, str] = {
     Starting: "pending",
     Aborting: "stopping",
+    Snapshotting: "snapshotting",
     Stopping: "stopping",
     Killing: "stopping",
     Terminated: "terminated",

@@ -206,6 +206,9 @@ class Root(MultiService):
             executor_id=lambda: self.dataplane.executor_id if self.dataplane is not None else "",
             metrics=self.metrics,
         )
+        snapshot_calls = Pool(self._reactor, "snapshots", 4)
+        snapshot_calls.start()
+        self._up.append(snapshot_calls)
         self._identity = build.identity(config, resources, build.advertised(config, config.http_proxy.port))
         self.dataplane = Dataplane(
             clock=self._reactor,
@@ -213,6 +216,7 @@ class Root(MultiService):
             drivers=build.drivers(config, reactor=self._reactor, pool=self._pool),
             daemons=GrpcDaemons(),
             executors=executors,
+            snapshot_blobs=build.blobs(config, reactor=self._reactor, calls=snapshot_calls, metrics=self.metrics),
             transport=self._transport,
             identity=lambda: self._identity,
             settings=build.settings(config, resources),

@@ -28,8 +28,8 @@ from .records import decode_allocation, decode_container
 
 log = Logger()
 
-SCHEMA = 1
-"""Raised with every change that an older version could not read."""
+SCHEMA = 2
+"""Raised with every change that an older version could not read; 2 has snapshots. ``records`` reads all of them."""
 
 Change = tuple[str, tuple[Any, ...]]
 

@@ -16,6 +16,8 @@ from .core.events import (
     Ended,
     Event,
     RunAllocation,
+    SnapshotAttemptFailed,
+    Snapshotted,
     UpdateContainer,
 )
 from .core.model import (
@@ -26,6 +28,7 @@ from .core.model import (
     Finalizing,
     Kind,
     Running,
+    Snapshotting,
     Starting,
     Terminated,
 )
@@ -39,6 +42,7 @@ MESSAGES = {
     "starting": "container starting",
     "aborting": "container start is being cancelled",
     "running": "container running",
+    "snapshotting": "snapshot of a container is being taken",
     "stopping": "container stopping",
     "killing": "container is being killed",
     "terminated": "container terminated",
@@ -96,6 +100,9 @@ class Transitions:
             log.debug("container forgotten", **ids(shown))
             return
         if old is not None and type(old.state) is type(new.state):
+            if isinstance(event, SnapshotAttemptFailed):
+                self._metrics.counter("snapshots.attempt_errors").add()
+                log.warn("snapshot will be tried again", error=event.message, **ids(new))
             return
         state = state_name(new.state)
         fields: dict[str, Any] = {**ids(new), "event": type(event).__name__}
@@ -108,6 +115,10 @@ class Transitions:
             fields["reason"] = reason.name
         kind = new.spec.kind.value
         match new.state:
+            case Snapshotting():
+                fields |= {"snapshot_id": new.state.snapshot_id, "upload_uri": new.state.upload_uri}
+            case Running() if old is not None and isinstance(old.state, Snapshotting):
+                """It ran before."""
             case Running(handle):
                 self._metrics.counter("containers.started", container_type=kind).add()
                 fields |= {"handle_id": handle.id, "http_addr": handle.http_address}
@@ -117,7 +128,17 @@ class Transitions:
                 self._metrics.counter(
                     "containers.terminated", container_type=kind, reason=fields["reason"].lower()
                 ).add()
+        if old is not None and isinstance(old.state, Snapshotting):
+            self._snapshot_ended(event, old.state, now, fields)
         (log.warn if message else log.info)(MESSAGES[state], **fields)
+
+    def _snapshot_ended(self, event: Event, state: Snapshotting, now: float, fields: dict[str, Any]) -> None:
+        fields |= {"snapshot_id": state.snapshot_id, "attempt": state.attempt}
+        outcome = "success" if isinstance(event, Snapshotted) else "failure"
+        self._metrics.counter("snapshots.ended", outcome=outcome).add()
+        self._metrics.histogram("snapshots.duration_seconds", outcome=outcome).observe(now - state.began)
+        if isinstance(event, Snapshotted):
+            fields |= {"snapshot_uri": state.upload_uri, "size_bytes": event.size_bytes, "sha256": event.sha256}
 
     def _allocation(self, old: Allocation | None, new: Allocation | None) -> None:
         if old is None or type(old.state) is type(new.state if new else None):

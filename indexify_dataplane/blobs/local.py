@@ -2,7 +2,8 @@
 
 An executor writes the parts of an upload into one file beside the blob, ``.NAME.UPLOAD_ID.upload``; completing renames
 it. So a reader never sees a half-written blob, and a shorter value leaves nothing of a longer one behind. Blobs survive
-the death of the process; they are not synced to the disk one by one.
+the death of the process. What this process writes (snapshots, whose origin is deleted next) is synced to the disk; what
+executors write is not, one by one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ def _explained(operation: str, uri: str) -> Iterator[None]:
         raise BlobNotFound(f"{operation} of {uri}: there is no such file") from error
     except OSError as error:
         raise BlobError(f"{operation} of {uri}: {error.strerror or error}", retryable=True) from error
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class LocalStore:
@@ -68,7 +77,10 @@ class LocalStore:
                     for piece in pieces:
                         file.write(piece)
                         written += len(piece)
+                    file.flush()
+                    os.fsync(file.fileno())
                 os.replace(aside, path)
+                _sync_folder(os.path.dirname(path))
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(aside)

@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from attrs import frozen
+from twisted.logger import Logger
 
 from .base import READ_BYTES, BlobError, BlobNotFound, OpenUpload
 from .uri import S3Uri, s3_parts
+
+log = Logger()
 
 MIB = 1024 * 1024
 PART_BYTES = 16 * MIB
@@ -103,7 +106,7 @@ class S3Store:
                 self._complete(client, where, upload_id, etags)
             except BaseException:
                 if upload_id:
-                    client.abort_multipart_upload(**where, UploadId=upload_id)
+                    self._throw_away(client, where, upload_id)
                 raise
             return written
 
@@ -154,6 +157,14 @@ class S3Store:
                     for each in page.get("Uploads", ())
                 )
         return found
+
+    @staticmethod
+    def _throw_away(client: Any, where: dict[str, str], upload_id: str) -> None:
+        """After a failure, which is what the caller hears of; often the store is away and this fails as well."""
+        try:
+            client.abort_multipart_upload(**where, UploadId=upload_id)
+        except Exception as error:
+            log.warn("an unfinished upload cannot be aborted now", **where, upload_id=upload_id, error=str(error))
 
     @staticmethod
     def _put_part(client: Any, where: dict[str, str], upload_id: str, number: int, part: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError
@@ -85,6 +86,19 @@ class Blobs:
     async def put(self, uri: str, pieces: Iterable[bytes]) -> int:
         """Store ``pieces``, which are produced in a thread, as one blob; its size."""
         return await self._run("put", self.store_of(uri).write, uri, pieces)
+
+    async def put_from(self, uri: str, source: Callable[[], AbstractContextManager[Iterable[bytes]]]) -> int:
+        """Store what ``source`` yields, which is opened, read and closed in a thread, as one blob; its size."""
+        store = self.store_of(uri)
+
+        def write() -> int:
+            with source() as pieces:
+                return store.write(uri, pieces)
+
+        return await self._run("put", write)
+
+    async def delete(self, uri: str) -> None:
+        await self._calls.run(self.store_of(uri).delete, uri)
 
     async def _run(self, operation: str, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         began = self._clock.seconds()

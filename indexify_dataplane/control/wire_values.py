@@ -21,6 +21,7 @@ from ..core.model import (
     Resources,
     Running,
     SandboxSpec,
+    Snapshotting,
     Stopping,
     Terminated,
 )
@@ -225,7 +226,7 @@ def container_status(container: Container) -> tuple[int, int | None]:
     match container.state:
         case Terminated(reason=reason):
             return pb.CONTAINER_STATUS_TERMINATED, int(reason)
-        case Running() | Stopping() | Killing():
+        case Running() | Snapshotting() | Stopping() | Killing():
             return pb.CONTAINER_STATUS_RUNNING, None
         case _:
             return pb.CONTAINER_STATUS_PENDING, None

@@ -4,6 +4,8 @@
                        │           └──── died, unhealthy ──▲
                        └▶ Aborting ─ started late ─────────┘   (start failed ─▶ Terminated)
 
+(From Running also to Snapshotting, which ends in Killing or back in Running: ``snapshots``.)
+
 A start that is under way is never abandoned: a removal makes it Aborting, and only the driver's answer, whatever it
 is, ends that state. So a record exists as long as something may be alive, and a late result always finds its record.
 Interleaving: RemoveContainer, CancelStart, Started (the driver was faster) -> Aborting + Started -> Killing.
@@ -14,8 +16,19 @@ from __future__ import annotations
 from attrs import evolve
 
 from . import allocations, gpus
-from .effects import Adopt, CancelStart, Kill, KillOrphan, Start, Terminate, Unwatch, Watch
-from .events import Due, Exited, Killed, KillFailed, SnapshotContainer, Started, StartFailed, Unhealthy
+from .effects import (
+    Adopt,
+    CancelSnapshot,
+    CancelStart,
+    Kill,
+    KillOrphan,
+    Start,
+    SweepUploads,
+    Terminate,
+    Unwatch,
+    Watch,
+)
+from .events import Due, Exited, Killed, KillFailed, Started, StartFailed, Unhealthy
 from .model import (
     Aborting,
     Container,
@@ -28,7 +41,9 @@ from .model import (
     Kind,
     Running,
     SandboxSpec,
+    SnapshotAnswer,
     SnapshotFailed,
+    Snapshotting,
     Starting,
     Stopping,
     Terminated,
@@ -105,7 +120,8 @@ def remove(turn: Turn, container_id: str) -> None:
         turn.forget(container)
         return
     container = turn.put(evolve(container, removal_ordered=True))
-    end(turn, container, Reason.FUNCTION_CANCELLED)
+    if not isinstance(container.state, Snapshotting):  # a snapshot that was ordered before is taken before
+        end(turn, container, Reason.FUNCTION_CANCELLED)
 
 
 def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
@@ -123,12 +139,20 @@ def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
             turn.put(evolve(container, state=Stopping(handle, reason, kill_at)))
             turn.do(Terminate(container.id, handle))
             turn.alarm(kill_at, Due(container.id))
+        case Snapshotting(handle, snapshot_id=snapshot_id, upload_uri=upload_uri):
+            turn.do(CancelSnapshot(container.id, container.op))
+            turn.do(SweepUploads(container.id, upload_uri))
+            message = "the node stops all its containers, the snapshot was given up"
+            kill(turn, container, handle, reason, SnapshotFailed(container.id, snapshot_id, message))
 
 
-def kill(turn: Turn, container: Container, handle: Handle, reason: TerminationReason) -> None:
-    """End its whole tree. Also for one that is dead by itself: only then is all that it held released."""
+def kill(
+    turn: Turn, container: Container, handle: Handle, reason: TerminationReason, answer: SnapshotAnswer | None = None
+) -> None:
+    """End its whole tree. Also for one that is dead by itself: only then is all that it held released. ``answer`` is
+    reported after its end."""
     op = turn.next_op()
-    turn.put(evolve(container, state=Killing(handle, reason), op=op))
+    turn.put(evolve(container, state=Killing(handle, reason, answer=answer), op=op))
     turn.do(Unwatch(container.id))
     turn.do(Kill(container.id, op, handle))
     allocations.container_lost(turn, container.id, reason)
@@ -163,23 +187,6 @@ def redescribe(turn: Turn, container: Container, sandbox: SandboxSpec) -> None:
     _set_expiry_alarm(turn, container)
 
 
-def snapshot(turn: Turn, order: SnapshotContainer) -> None:
-    """SnapshotContainer, answered with a failure: no driver here takes snapshots. The server ends the sandbox on it;
-    should its removal get lost, the sandbox ends by itself."""
-    container = turn.node.containers.get(order.container_id)
-    if container is None:
-        message = "container not found"
-    elif not isinstance(container.state, Running):
-        message = "container not in running state"
-    else:
-        message = "snapshots not configured on this dataplane"
-        if container.stop_by is None:
-            stop_by = turn.now + turn.node.rules.abandoned_grace
-            turn.put(evolve(container, stop_by=stop_by))
-            turn.alarm(stop_by, Due(container.id))
-    turn.report(SnapshotFailed(order.container_id, order.snapshot_id, message))
-
-
 def started(turn: Turn, event: Started) -> None:
     container = turn.node.containers.get(event.container_id)
     if container is None or container.op != event.op:
@@ -212,7 +219,7 @@ def start_failed(turn: Turn, event: StartFailed) -> None:
 def killed(turn: Turn, event: Killed) -> None:
     container = turn.node.containers.get(event.container_id)
     if container is not None and container.op == event.op and isinstance(container.state, Killing):
-        terminated(turn, container, container.state.reason)
+        terminated(turn, container, container.state.reason, container.state.answer)
 
 
 def kill_failed(turn: Turn, event: KillFailed) -> None:
@@ -236,6 +243,9 @@ def exited(turn: Turn, event: Exited) -> None:
             kill(turn, container, handle, reason_of_exit(container.spec.kind, event.status))
         case Stopping(handle, reason):
             kill(turn, container, handle, reason)
+        case Snapshotting():
+            # What it wrote is still there: the copy goes on.
+            turn.put(evolve(container, state=evolve(container.state, exited=event.status)))
 
 
 def unhealthy(turn: Turn, event: Unhealthy) -> None:
@@ -267,11 +277,17 @@ def due(turn: Turn, container_id: str) -> None:
             turn.forget(container)
 
 
-def terminated(turn: Turn, container: Container, reason: TerminationReason) -> None:
-    """The end: reported exactly once, after everything is gone. The record stays, so that an AddContainer that crossed
-    with the report is not taken for a new order; the server's RemoveContainer, or time, ends it."""
+def terminated(
+    turn: Turn, container: Container, reason: TerminationReason, answer: SnapshotAnswer | None = None
+) -> None:
+    """The end: reported exactly once, after everything is gone, before the answer to its snapshot. The record stays,
+    so that an AddContainer that crossed with the report is not taken for a new order; the server's RemoveContainer, or
+    time, ends it."""
     number = turn.report(ContainerTerminated(container.id, reason), ContainerWaits(container.id))
     gpus.give_back(turn, container.gpus)
+    if answer is not None:
+        turn.answer(answer)
+        container = evolve(container, answered=answer)
     container = evolve(container, state=Terminated(reason, turn.now, number), gpus=())
     turn.put(container)
     allocations.container_lost(turn, container.id, reason)

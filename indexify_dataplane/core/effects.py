@@ -109,6 +109,36 @@ class Terminate:
 
 
 @frozen
+class TakeSnapshot:
+    """Copy the container's file system to ``upload_uri`` within ``timeout`` seconds: answered by Snapshotted or
+    SnapshotAttemptFailed. ``attempt`` above 1 says that an earlier one may have left an unfinished upload."""
+
+    container_id: str
+    op: int
+    handle: Handle
+    snapshot_id: str
+    upload_uri: str
+    attempt: int
+    timeout: float
+
+
+@frozen
+class CancelSnapshot:
+    """Give the attempt ``op`` up; nobody waits for its answer."""
+
+    container_id: str
+    op: int
+
+
+@frozen
+class SweepUploads:
+    """Abort what attempts at the snapshot that was given up may have left in the blob store."""
+
+    container_id: str
+    upload_uri: str
+
+
+@frozen
 class Kill:
     """End everything of the container and release what it holds: answered by Killed or KillFailed."""
 
@@ -176,6 +206,9 @@ WorldEffect = (
     | Watch
     | Unwatch
     | Terminate
+    | TakeSnapshot
+    | CancelSnapshot
+    | SweepUploads
     | Kill
     | KillOrphan
     | Alarm

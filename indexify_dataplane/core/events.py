@@ -145,6 +145,26 @@ class Unhealthy:
 
 
 @frozen
+class Snapshotted:
+    """The copy is complete in the blob store: ``size_bytes`` there, compressed, with this SHA-256 (hex)."""
+
+    container_id: str
+    op: int
+    size_bytes: int
+    sha256: str
+
+
+@frozen
+class SnapshotAttemptFailed:
+    """Nothing of the attempt is left in the blob store. ``retryable``: the next one may succeed."""
+
+    container_id: str
+    op: int
+    message: str
+    retryable: bool
+
+
+@frozen
 class Due:
     """An alarm that the core set for this container rings."""
 
@@ -195,6 +215,13 @@ class ForgetDue:
 
 
 @frozen
+class ForgetAnswer:
+    """A snapshot's grace period is over, like a finished allocation's."""
+
+    snapshot_id: str
+
+
+@frozen
 class DrainAll:
     """An operator gives the node up: every container is stopped, nothing new is accepted."""
 
@@ -209,6 +236,8 @@ Event = (
     | KillFailed
     | Exited
     | Unhealthy
+    | Snapshotted
+    | SnapshotAttemptFailed
     | Due
     | Prepared
     | PrepareFailed
@@ -216,5 +245,6 @@ Event = (
     | Called
     | Finalized
     | ForgetDue
+    | ForgetAnswer
     | DrainAll
 )

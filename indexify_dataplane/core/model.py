@@ -93,6 +93,25 @@ class Running:
 
 
 @frozen
+class Snapshotting:
+    """Its file system is being copied to ``upload_uri``; whatever the outcome, its life ends with it.
+
+    ``since`` is when it became Running, ``began`` when the snapshot was ordered. ``attempt`` counts from 1; between two
+    attempts ``retry_at`` is when the next one begins. ``exited`` is how the container ended by itself meanwhile, None
+    while it runs: what it wrote can still be copied then, but not a second time.
+    """
+
+    handle: Handle
+    since: float
+    began: float
+    snapshot_id: str
+    upload_uri: str
+    attempt: int = 1
+    retry_at: float | None = None
+    exited: ExitStatus | None = None
+
+
+@frozen
 class Stopping:
     """Told to stop; killed at ``kill_at`` if it has not ended by itself."""
 
@@ -103,12 +122,14 @@ class Stopping:
 
 @frozen
 class Killing:
-    """A kill is under way or will be tried again at ``retry_at``; ``attempt`` counts from 1."""
+    """A kill is under way or will be tried again at ``retry_at``; ``attempt`` counts from 1. ``answer`` is how the
+    snapshot that ended it went: reported right after its end."""
 
     handle: Handle
     reason: TerminationReason
     attempt: int = 1
     retry_at: float | None = None
+    answer: SnapshotCompleted | SnapshotFailed | None = None
 
 
 @frozen
@@ -123,7 +144,7 @@ class Terminated:
     report: int | None = None
 
 
-State = Starting | Aborting | Running | Stopping | Killing | Terminated
+State = Starting | Aborting | Running | Snapshotting | Stopping | Killing | Terminated
 
 
 @frozen
@@ -133,7 +154,8 @@ class Container:
     ``op`` numbers the driver operation that was ordered last: the result of an older one is late.
     ``claimed_at`` is when its sandbox's lifetime began. ``removal_ordered`` says that the server sent RemoveContainer.
     ``gpus`` are the devices it holds until it is dead. ``stop_by`` is when it is stopped if the server, which was told
-    that its snapshot failed, does not remove it before.
+    that its snapshot failed, does not remove it before. ``answered`` is the last answer to a SnapshotContainer that was
+    reported: a repeated order gets the same one again.
     """
 
     spec: ContainerSpec
@@ -143,6 +165,7 @@ class Container:
     removal_ordered: bool = False
     gpus: tuple[str, ...] = ()
     stop_by: float | None = None
+    answered: SnapshotCompleted | SnapshotFailed | None = None
 
     @property
     def id(self) -> str:
@@ -152,7 +175,7 @@ class Container:
     def handle(self) -> Handle | None:
         """Where its process is, in the states that have one."""
         match self.state:
-            case Running(handle) | Stopping(handle) | Killing(handle):
+            case Running(handle) | Snapshotting(handle) | Stopping(handle) | Killing(handle):
                 return handle
         return None
 
@@ -309,6 +332,8 @@ class FunctionCalled:
     allocation_id: str
     request: bytes
 
+
+SnapshotAnswer = SnapshotCompleted | SnapshotFailed
 
 ReportBody = (
     ContainerStarted

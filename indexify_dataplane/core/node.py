@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import field, frozen
 from immutables import Map
 
-from .model import Allocation, Container, FunctionRef, Kind
+from .model import Allocation, Container, FunctionRef, Kind, SnapshotAnswer
 
 
 @frozen
@@ -14,6 +14,7 @@ class DriverRules:
 
     enforces_policies: bool = False
     survives_node: bool = False
+    takes_snapshots: bool = False
 
 
 @frozen
@@ -23,13 +24,18 @@ class Rules:
     ``forget_after``: a dead container that the server never removes is forgotten this long after the server knows.
     ``outcome_grace``: a finished allocation's id is remembered this long after its outcome was accepted, so that a
     command that crossed with the outcome does not run it again. ``allowed`` empty means every function.
-    ``drivers`` lacks a kind that this node does not run.
+    ``abandoned_grace``: a sandbox whose snapshot failed lives so much longer at most. ``snapshot_timeout``: for all
+    attempts of one snapshot together. ``drivers`` lacks a kind that this node does not run.
     """
 
     stop_grace: float = 10.0
     forget_after: float = 300.0
     outcome_grace: float = 600.0
     abandoned_grace: float = 60.0
+    snapshot_timeout: float = 3600.0
+    snapshot_attempts: int = 5
+    snapshot_retry_first: float = 1.0
+    snapshot_retry_most: float = 30.0
     kill_retry_first: float = 1.0
     kill_retry_most: float = 30.0
     default_allocation_timeout_ms: int = 300_000
@@ -81,7 +87,8 @@ class Node:
     """All that the node knows and has decided.
 
     ``sandboxes`` maps a sandbox id to its container's id. ``assigned`` maps a container to every allocation that is
-    not finished; ``slots`` orders those that are prepared. ``finished`` remembers allocations whose outcome is known.
+    not finished; ``slots`` orders those that are prepared. ``finished`` remembers allocations whose outcome is known,
+    ``answers`` how snapshots ended, by their id, also when the container is forgotten.
     ``unacknowledged`` maps a report's id to whoever waits for its delivery.
     """
 
@@ -93,6 +100,7 @@ class Node:
     assigned: Map[str, frozenset[str]] = field(factory=Map)
     slots: Map[str, Slots] = field(factory=Map)
     finished: Map[str, None] = field(factory=Map)
+    answers: Map[str, SnapshotAnswer] = field(factory=Map)
     unacknowledged: Map[int, Waiter] = field(factory=Map)
     free_gpus: tuple[str, ...] = ()
     next_report: int = 1

@@ -7,6 +7,7 @@ The record is written before the driver acts and the driver marks a container be
                                            it if it never ran          may have run its constructor: dead)
     Aborting      kill                     kill                        dead
     Running       keep                     keep; its exit is told      dead, reason unknown
+    Snapshotting  take it again            take it from them          dead, the snapshot failed
     Stopping      go on stopping           go on; its exit is told     dead, with the reason it was stopped for
     Killing       kill again               kill again                  kill again (idempotent)
     no record     an orphan: kill          kill                        -
@@ -21,7 +22,7 @@ from types import MappingProxyType
 
 from attrs import evolve, frozen
 
-from . import containers
+from . import containers, snapshots
 from .effects import Adopt, CountDeath, Effect, Finalize, KillOrphan, Start, Terminate, Watch
 from .events import Due
 from .model import (
@@ -36,6 +37,7 @@ from .model import (
     Killing,
     Kind,
     Running,
+    Snapshotting,
     Starting,
     Stopping,
     Terminated,
@@ -137,6 +139,13 @@ def _container(turn: Turn, container: Container, present: Present | None, undeli
                 _expiry(turn, container)
                 if container.stop_by is not None:
                     turn.alarm(container.stop_by, Due(container.id))
+        case Snapshotting(handle):
+            if present is None:
+                snapshots.lost(turn, container)
+            else:
+                turn.do(Watch(container.id, container.spec, handle))
+                snapshots.resume(turn, container)
+                _expiry(turn, container)
         case Stopping(handle, reason, kill_at):
             if present is None:
                 containers.kill(turn, container, handle, reason)
@@ -144,8 +153,8 @@ def _container(turn: Turn, container: Container, present: Present | None, undeli
                 turn.do(Watch(container.id, container.spec, handle))
                 turn.do(Terminate(container.id, handle))
                 turn.alarm(min(kill_at, turn.now + turn.node.rules.stop_grace), Due(container.id))
-        case Killing(handle, reason):
-            containers.kill(turn, container, handle, reason)
+        case Killing(handle, reason, answer=answer):
+            containers.kill(turn, container, handle, reason, answer)
 
 
 def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int], deaths: Mapping[str, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from . import allocations, containers
+from . import allocations, containers, snapshots
 from .effects import Discard, Effect
 from .events import (
     AddContainer,
@@ -19,6 +19,7 @@ from .events import (
     Event,
     Exited,
     Finalized,
+    ForgetAnswer,
     ForgetDue,
     Invalid,
     KillAllocation,
@@ -28,7 +29,9 @@ from .events import (
     PrepareFailed,
     RemoveContainer,
     RunAllocation,
+    SnapshotAttemptFailed,
     SnapshotContainer,
+    Snapshotted,
     Started,
     StartFailed,
     Unhealthy,
@@ -69,8 +72,13 @@ def step(node: Node, event: Event, now: float) -> tuple[Node, tuple[Effect, ...]
             containers.exited(turn, event)
         case Unhealthy():
             containers.unhealthy(turn, event)
+        case Snapshotted():
+            snapshots.taken(turn, event)
+        case SnapshotAttemptFailed():
+            snapshots.failed(turn, event)
         case Due(container_id):
             containers.due(turn, container_id)
+            snapshots.due(turn, container_id)
         case Prepared():
             allocations.prepared(turn, event)
         case PrepareFailed():
@@ -83,6 +91,8 @@ def step(node: Node, event: Event, now: float) -> tuple[Node, tuple[Effect, ...]
             allocations.finalized(turn, event)
         case ForgetDue():
             allocations.forget_due(turn, event)
+        case ForgetAnswer():
+            snapshots.forget_answer(turn, event)
         case DrainAll():
             turn.node = evolve(turn.node, draining=True)
             for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
@@ -104,7 +114,7 @@ def _command(turn: Turn, seq: int, command: Command) -> None:
         case UpdateContainer(container_id, sandbox):
             containers.update(turn, container_id, sandbox)
         case SnapshotContainer():
-            containers.snapshot(turn, command)
+            snapshots.order(turn, command)
         case RunAllocation(spec):
             allocations.run(turn, seq, spec)
         case KillAllocation(allocation_id):

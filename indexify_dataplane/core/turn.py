@@ -5,8 +5,8 @@ from __future__ import annotations
 from attrs import evolve
 
 from .effects import Alarm, Effect, Forget, ForgetAllocation, Save, SaveAllocation, Send
-from .events import Event
-from .model import Allocation, Container, Report, ReportBody, TerminationReason
+from .events import Event, ForgetAnswer
+from .model import Allocation, Container, Report, ReportBody, SnapshotAnswer, TerminationReason
 from .node import Node, Waiter
 
 
@@ -41,6 +41,12 @@ class Turn:
         self.node = evolve(node, next_report=number + 1, unacknowledged=waiting)
         self.effects.append(Send(Report(number, body)))
         return number
+
+    def answer(self, answer: SnapshotAnswer) -> None:
+        """Report how a snapshot ended, and remember it for an order that crosses with the report."""
+        self.node = evolve(self.node, answers=self.node.answers.set(answer.snapshot_id, answer))
+        self.report(answer)
+        self.alarm(self.now + self.node.rules.outcome_grace, ForgetAnswer(answer.snapshot_id))
 
     def put(self, container: Container) -> Container:
         """Store a container and keep the index of sandboxes true."""

@@ -81,9 +81,12 @@ class Registration:
         self._reconcile(executor, state, first=not scheduled_before)
         if scheduled_before:
             self._repeat(executor)
+        # After a restart of the server too: the order may never have reached the executor, and only its answer ends it.
+        for snapshot in self._snapshots.in_progress(executor.id):
+            self._fleet.snapshot(snapshot)
 
     def _repeat(self, executor: Executor) -> None:
-        """Queue the whole desired state once more: containers, unfinished allocations, snapshots."""
+        """Queue the whole desired state once more: containers and unfinished allocations (snapshots: the caller)."""
         for container in executor.containers.values():
             if container.lives:
                 self._fleet.repeat(container)
@@ -92,8 +95,6 @@ class Registration:
             for allocation in request.allocations.values():
                 if allocation.outcome is None and allocation.executor_id == executor.id:
                     self._fleet.run(allocation, self._placement.message(allocation))
-        for snapshot in self._snapshots.in_progress(executor.id):
-            self._fleet.snapshot(snapshot)
 
     def _reconcile(self, executor: Executor, state: pb.DataplaneStateFullSync, *, first: bool) -> None:
         tracked = dict(executor.containers)

@@ -174,7 +174,7 @@ class Sandboxes:
         if not sandbox_id:
             return True
         sandbox = self._world.sandboxes.get(sandbox_id)
-        if sandbox is None or sandbox.status not in ("pending", "running"):
+        if sandbox is None or sandbox.status not in ("pending", "running", "snapshotting"):
             return False
         return sandbox.container_id in (None, description.id)
 

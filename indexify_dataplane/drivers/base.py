@@ -7,12 +7,16 @@ wrapped by ``drivers.threaded``. A driver knows nothing of the core's states; it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
 from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy, Resources, TerminationReason
+
+if TYPE_CHECKING:
+    from .blocking import Cancelled
 
 
 class DriverError(Exception):
@@ -32,8 +36,24 @@ class PolicyRefused(DriverError):
     """The order carries a network policy that this driver cannot enforce here."""
 
 
+class SnapshotImpossible(DriverError):
+    """This container's file system cannot be copied, now or later."""
+
+
 class PortRefused(DriverError):
     """The proxy may not reach this port of the container."""
+
+
+@frozen
+class StoredRoot:
+    """A root file system to start from, taken earlier by ``Driver.export``.
+
+    ``read`` yields its tar; it blocks, can be called again, and calls its argument now and then, which may raise to end
+    it. It raises DriverError when the snapshot cannot be read or is not whole.
+    """
+
+    uri: str
+    read: Callable[[Callable[[], None]], Iterator[bytes]]
 
 
 @frozen
@@ -42,7 +62,8 @@ class StartOrder:
 
     ``argv`` is the user's entrypoint for a sandbox (may be empty; the daemon starts it) and the function executor's
     command line, without its address, for a function. ``labels`` travel with the container where the driver can keep
-    them; executor id and container id can always be read back from ``list_containers``.
+    them; executor id and container id can always be read back from ``list_containers``. With a ``snapshot`` the files
+    are the snapshot's and only the configuration (environment, user, working directory) is ``image``'s.
     """
 
     container_id: str
@@ -54,6 +75,7 @@ class StartOrder:
     resources: Resources = Resources()
     gpus: tuple[str, ...] = ()
     network_policy: NetworkPolicy | None = None
+    snapshot: StoredRoot | None = None
     labels: Mapping[str, str] = field(factory=dict)
 
 
@@ -82,6 +104,18 @@ class Driver(Protocol):
 
     def survives_node(self, kind: Kind) -> bool:
         """Whether containers of this kind go on when the node dies or stops. Sandboxes always do."""
+
+    def takes_snapshots(self, kind: Kind) -> bool:
+        """Whether ``export`` works for containers of this kind, and orders with a ``snapshot`` can be started."""
+
+    def export(self, handle: Handle, cancelled: Cancelled) -> AbstractContextManager[Iterable[bytes]]:
+        """The container's file system as a tar, without what the node put into it (the guest bundle, mounts).
+
+        The one method that blocks: it is called and read in a thread of the caller's, so that a stream of minutes holds
+        none of the driver's own. The container does not change while it is read (it is frozen where it runs), and goes
+        on afterwards. One that has ended by itself can be exported until it is killed. Raises DriverError, and
+        SnapshotImpossible when trying again is no use; ``cancelled`` ends it soon.
+        """
 
     async def open(self) -> None:
         """Check and set up what the driver needs on this host; raises DriverError to end the start of the node."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy
@@ -67,6 +67,10 @@ class BlockingDriver(Protocol):
     def enforces_policies(self) -> bool: ...
 
     def survives_node(self, kind: Kind) -> bool: ...
+
+    def takes_snapshots(self, kind: Kind) -> bool: ...
+
+    def export(self, handle: Handle, cancelled: Cancelled) -> AbstractContextManager[Iterable[bytes]]: ...
 
     def open(self) -> None: ...
 

@@ -13,7 +13,8 @@ Interleavings that matter:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.application.service import Service
@@ -101,6 +102,12 @@ class ThreadedDriver:
 
     def survives_node(self, kind: Kind) -> bool:
         return self._driver.survives_node(kind)
+
+    def takes_snapshots(self, kind: Kind) -> bool:
+        return self._driver.takes_snapshots(kind)
+
+    def export(self, handle: Handle, cancelled: Cancelled) -> AbstractContextManager[Iterable[bytes]]:
+        return self._driver.export(handle, cancelled)
 
     @property
     def closed(self) -> bool:

@@ -23,6 +23,7 @@ from ..reactor import Clock
 from ..tracing import Tracing
 from .executors import Executors, StartupFailed
 from .readiness import Readiness, Timing, sleep
+from .snapshots import SnapshotWork
 
 log = Logger()
 Reason = TerminationReason
@@ -46,6 +47,7 @@ class ContainerWork:
         default_image: str | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        self.snapshots: SnapshotWork | None = None
         self._clock = clock
         self._drivers = drivers
         self._by_name = {driver.name: driver for driver in drivers.values()}
@@ -134,6 +136,11 @@ class ContainerWork:
                 "INDEXIFY_FE_ID": spec.id,
                 "PYTHONFAULTHANDLER": "1",
             }
+        snapshot = None
+        if sandbox is not None and sandbox.snapshot_uri:
+            if self.snapshots is None:
+                raise DriverError(f"snapshot {sandbox.snapshot_uri}: snapshots are not configured on this node")
+            snapshot = self.snapshots.stored_root(sandbox.snapshot_uri)
         return StartOrder(
             container_id=spec.id,
             executor_id=self._executor_id,
@@ -144,6 +151,7 @@ class ContainerWork:
             resources=spec.resources or Resources(),
             gpus=effect.gpus,
             network_policy=sandbox.network_policy if sandbox else None,
+            snapshot=snapshot,
             labels=_labels(spec),
         )
 

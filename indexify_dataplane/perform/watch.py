@@ -119,3 +119,40 @@ class ContainerWatch:
         )
         if self._bad >= self._threshold and not self._quiet:
             self._submit(Unhealthy(effect.container_id, effect.handle.id, problem))
+
+
+class Watches:
+    """The watches over all running containers, at most one each."""
+
+    def __init__(
+        self, *, clock: Clock, submit: Callable[[Event], Any], interval: float, threshold: int, metrics: Metrics
+    ) -> None:
+        self._common: dict[str, Any] = {
+            "clock": clock,
+            "submit": submit,
+            "interval": interval,
+            "threshold": threshold,
+            "metrics": metrics,
+        }
+        self._watches: dict[str, ContainerWatch] = {}
+
+    def begin(self, effect: Watch, work: ContainerWork) -> None:
+        """Watch, instead of an earlier watch over the same container."""
+        self.end(effect.container_id)
+        watch = ContainerWatch(work=work, effect=effect, **self._common)
+        self._watches[effect.container_id] = watch
+        watch.start()
+
+    def stop_asking(self, container_id: str) -> None:
+        watch = self._watches.get(container_id)
+        if watch is not None:
+            watch.stop_asking()
+
+    def end(self, container_id: str) -> None:
+        watch = self._watches.pop(container_id, None)
+        if watch is not None:
+            watch.stop()
+
+    def end_all(self) -> None:
+        for container_id in list(self._watches):
+            self.end(container_id)

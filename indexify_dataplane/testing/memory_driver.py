@@ -8,14 +8,16 @@ delay, so that a crash can fall between "the container exists" and "the node kno
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 
 from ..core.model import ExitStatus, Handle, Kind, NetworkPolicy
-from ..drivers.base import DriverError, Listed, PolicyRefused, PortRefused, StartOrder
+from ..drivers.base import DriverError, Listed, PolicyRefused, PortRefused, SnapshotImpossible, StartOrder
+from ..drivers.blocking import Cancelled
 
 DAEMON_PORT = 9500
 HTTP_PORT = 9501
@@ -49,12 +51,13 @@ def no_faults(operation: str, container_id: str) -> Fault | None:
 
 @define(eq=False)
 class MemoryContainer:
-    """One life of one container on the host."""
+    """One life of one container on the host. ``files`` stands for its file system: what ``export`` yields."""
 
     order: StartOrder
     handle: Handle
     status: ExitStatus | None = None
     ignores_sigterm: bool = False
+    files: bytes = b""
     output: bytearray = field(factory=bytearray)
     listening: dict[int, tuple[str, int]] = field(factory=dict)
     watchers: list[Callable[[], None]] = field(factory=list)
@@ -100,7 +103,12 @@ class MemoryHost:
         daemon, http = self.addresses(order)
         ip = daemon.rpartition(":")[0] if daemon else None
         handle = Handle(driver_name, f"{order.container_id}#{self.started}", daemon, http, ip)
-        container = MemoryContainer(order, handle, ignores_sigterm=order.container_id in self.sigterm_ignored_by)
+        if order.snapshot is not None:
+            files = b"".join(order.snapshot.read(lambda: None))
+        else:
+            files = f"files of {order.image} as {handle.id} has them".encode()
+        ignores = order.container_id in self.sigterm_ignored_by
+        container = MemoryContainer(order, handle, ignores_sigterm=ignores, files=files)
         self.containers[order.container_id] = container
         self.policies[order.container_id] = order.network_policy
         return container
@@ -180,6 +188,28 @@ class MemoryDriver:
 
     def survives_node(self, kind: Kind) -> bool:
         return kind is Kind.SANDBOX or not self.host.functions_die_with_node
+
+    def takes_snapshots(self, kind: Kind) -> bool:
+        return True
+
+    @contextmanager
+    def export(self, handle: Handle, cancelled: Cancelled) -> Iterator[Iterable[bytes]]:
+        fault = self.faults("export", handle.id.rpartition("#")[0]) or Fault()
+        if fault.error is not None and not fault.after_effect:
+            raise fault.error
+        container = self.host.find(handle)
+        if container is None:
+            raise SnapshotImpossible(f"container {handle.id} is not there")
+        files = container.files
+
+        def pieces() -> Iterator[bytes]:
+            for begin in range(0, len(files), 1024):
+                cancelled.check()
+                yield files[begin : begin + 1024]
+            if fault.error is not None:
+                raise fault.error
+
+        yield pieces()
 
     async def open(self) -> None:
         await self._pass("open", "")

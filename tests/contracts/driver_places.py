@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import evolve
 
 from indexify_dataplane.core.model import ExitStatus, Handle, Kind
-from indexify_dataplane.drivers.base import Driver, DriverError, Listed, PortRefused, StartOrder
+from indexify_dataplane.drivers.base import Driver, DriverError, Listed, PortRefused, SnapshotImpossible, StartOrder
 from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.drivers.threaded import ThreadedDriver
 from indexify_dataplane.testing.memory_driver import Fault, MemoryContainer, MemoryDriver, MemoryHost
@@ -92,6 +93,16 @@ class BlockingExample:
 
     def survives_node(self, kind: Kind) -> bool:
         return kind is Kind.SANDBOX or not self._host.functions_die_with_node
+
+    def takes_snapshots(self, kind: Kind) -> bool:
+        return True
+
+    @contextmanager
+    def export(self, handle: Handle, cancelled: Cancelled) -> Iterator[Iterable[bytes]]:
+        container = self._host.find(handle)
+        if container is None:
+            raise SnapshotImpossible(f"container {handle.id} is not there")
+        yield [container.files]
 
     def open(self) -> None:
         with self._lock:

@@ -310,8 +310,8 @@ class Odds(SynchronousTestCase):
     def test_a_snapshot_is_answered_and_the_sandbox_does_not_live_for_ever(self) -> None:
         play = Play(abandoned_grace=60.0)
         order = ev.SnapshotContainer("sb", "snap", "file:///x")
-        play.command(order)
-        self.assertEqual(play.reports, [SnapshotFailed("sb", "snap", "container not found")])
+        play.command(evolve(order, snapshot_id="early"))
+        self.assertEqual(play.reports, [SnapshotFailed("sb", "early", "container not found")])
         play.running(sandbox())
         play.command(order)
         failed = [SnapshotFailed("sb", "snap", "snapshots not configured on this dataplane")]

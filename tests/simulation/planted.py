@@ -17,6 +17,8 @@ from indexify_dataplane.core.model import (
     Done,
     Killing,
     Running,
+    SnapshotCompleted,
+    Snapshotting,
     Starting,
     Stopping,
 )
@@ -24,6 +26,7 @@ from indexify_dataplane.core.node import Node
 from indexify_dataplane.core.outbox import Batch, Outbox
 from indexify_dataplane.core.session import Session
 from indexify_dataplane.core.step import step
+from indexify_dataplane.core.turn import Turn
 
 from .world import Dice, Parts, SimStore, calm
 
@@ -97,6 +100,17 @@ def _runs_twice(node: Node, event: ev.Event, now: float) -> tuple[Node, tuple[fx
 
 def _is_done_row(effect: fx.Effect) -> bool:
     return isinstance(effect, fx.SaveAllocation) and isinstance(effect.allocation.state, Done)
+
+
+def _answers_early(node: Node, event: ev.Event, now: float) -> tuple[Node, tuple[fx.Effect, ...]]:
+    """Reports a snapshot as complete when it is stored, not when its container has ended."""
+    after, effects = step(node, event, now)
+    state = _state(after, event)
+    if isinstance(event, ev.Snapshotted) and isinstance(state, Killing) and state.answer is not None:
+        turn = Turn(after, now)
+        turn.answer(state.answer)
+        return turn.node, (*turn.effects, *effects)
+    return after, effects
 
 
 STORM = Dice(lose_request=0.05, lose_reply=0.1, crash=0.01, start_fails=0.1, kill_fails=0.3, daemon_silent=0.05)
@@ -175,6 +189,23 @@ PLANTED: dict[str, tuple[Parts, Dice]] = {
     "delivered reports stay in the store": (
         without(lambda node, event, effect: isinstance(effect, fx.Discard)),
         calm(),
+    ),
+    "a snapshot that failed is not tried again": (
+        ignoring(lambda node, event: isinstance(event, ev.Due) and isinstance(_state(node, event), Snapshotting)),
+        calm(snapshot_fails=0.5),
+    ),
+    "the answer to a snapshot is not reported": (
+        without(
+            lambda node, event, effect: (
+                isinstance(effect, fx.Send) and isinstance(effect.report.body, SnapshotCompleted)
+            )
+        ),
+        calm(),
+    ),
+    "a snapshot is complete before its sandbox has ended": (Parts(decide=_answers_early), calm()),
+    "what a dead node left in the blob store is not looked for": (
+        without(lambda node, event, effect: isinstance(effect, fx.SweepUploads)),
+        calm(snapshot_fails=0.3, crash=0.03),
     ),
     "a slot is not given back": (
         without(

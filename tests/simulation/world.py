@@ -21,6 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from indexify_dataplane.blobs.stores import Blobs
 from indexify_dataplane.control.transport import ControlError
 from indexify_dataplane.core.model import Completed, ExitStatus, Kind
 from indexify_dataplane.core.node import Rules
@@ -38,6 +39,8 @@ from indexify_dataplane.store import Store
 from indexify_dataplane.testing.memory_driver import Fault, MemoryDriver, MemoryHost
 from indexify_dataplane.testing.memory_executors import ExecutorWorld, MemoryExecutors, Plan
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
+
+from .snapshots import NodeGone, SimBlobs, SlowCalls, SnapshotChecks
 
 HEALTH_THRESHOLD = 3
 NS = "default"
@@ -100,6 +103,7 @@ class Dice:
     kill_fails: float = 0.0
     daemon_silent: float = 0.0
     internal: float = 0.0
+    snapshot_fails: float = 0.0
 
 
 class SimStore(Store):
@@ -261,11 +265,14 @@ class Simulation:
             idle_container_secs=20.0, repeat_removals=True,
         )  # fmt: skip
         self.host = CountingHost()
+        self.blobs = SimBlobs(self)
+        self.snapshots = SnapshotChecks(self)
         self.executors = ExecutorWorld(plan=self._plan, startup_seconds=0.2)
         self.directory = Path(tempfile.mkdtemp(prefix="simulation-"))
         self.plane: Dataplane | None = None
         self.node_clock: NodeClock | None = None
         self.crashes = 0
+        self.restarts = 0
         self.explained: dict[str, set[str]] = defaultdict(set)
         self.outcomes: dict[str, set[bytes]] = defaultdict(set)
         self.server_forgot = False
@@ -283,6 +290,7 @@ class Simulation:
             kill_fails=chance((0.0, 0.2)),
             daemon_silent=chance((0.0, 0.05)),
             internal=chance((0.0, 0.05)),
+            snapshot_fails=chance((0.0, 0.3)),
         )
 
     def say(self, text: str) -> None:
@@ -306,6 +314,9 @@ class Simulation:
             drivers=lambda executor_id: {Kind.SANDBOX: driver, Kind.FUNCTION: driver},
             daemons=SimDaemons(self),
             executors=MemoryExecutors(clock=clock, world=self.executors),
+            snapshot_blobs=Blobs(
+                clock=clock, calls=SlowCalls(self, clock), metrics=Metrics(), stores={"file": self.blobs}
+            ),
             transport=SimTransport(self, clock),
             identity=self._identity,
             settings=Settings(rules=self.rules, health_threshold=HEALTH_THRESHOLD),
@@ -359,6 +370,7 @@ class Simulation:
         if clock.dead or self._opening is None or not self._opening.called:
             return
         self.say("node is restarted")
+        self.restarts += 1
         for container in self.host.containers.values():
             if container.order.kind is Kind.FUNCTION:
                 self.explained[container.order.container_id].add("node died")
@@ -379,15 +391,21 @@ class Simulation:
     def _fault(self, operation: str, container_id: str) -> Fault | None:
         random = self.random
         if self.node_dies():
+            if operation == "export":
+                raise NodeGone
             return Fault(delay=float("inf"))
         if operation == "start" and random.random() < self.dice.start_fails:
             self.explained[container_id].add("start failed")
             return Fault(delay=random.uniform(0, 0.3), error=DriverError("the host says no"))
+        if operation == "export" and random.random() < self.dice.snapshot_fails:
+            self.snapshots.faults[container_id] += 1
+            return Fault(error=DriverError("the engine says no"), after_effect=random.random() < 0.5)
         if operation == "kill" and random.random() < self.dice.kill_fails:
             return Fault(error=DriverError("busy"), after_effect=random.random() < 0.5)
         return Fault(delay=random.uniform(0, 0.2)) if operation in ("start", "kill") else None
 
     def accepted(self, request: pb.HeartbeatRequest) -> None:
+        self.snapshots.accepted(request)
         for outcome in request.allocation_outcomes:
             ended = outcome.completed if outcome.HasField("completed") else outcome.failed
             self.outcomes[ended.allocation_id].add(outcome.SerializeToString())
@@ -404,6 +422,8 @@ class Simulation:
             (7, self.delete),
             (3, self.claim),
             (2, self.exit_one),
+            (3, self.snapshot),
+            (2, self.restore),
             (1, self.ask_for_state),
             (1, self.refuse_sigterm),
             (1, self.restart_node),
@@ -426,6 +446,18 @@ class Simulation:
 
     def _living(self) -> list[Any]:
         return [each for each in self.engine.world.sandboxes.values() if each.status in ("pending", "running")]
+
+    def snapshot(self) -> None:
+        running = [each for each in self.engine.world.sandboxes.values() if each.status == "running"]
+        if running:
+            self.snapshots.order(self.random.choice(running))
+
+    def restore(self) -> None:
+        complete = [each for each in self.engine.world.snapshots.values() if each.status == "completed"]
+        if complete:
+            chosen = self.random.choice(complete)
+            made = self.engine.sandboxes.create(NS, {"timeout_secs": 0, "snapshot_id": chosen.id})
+            self.say(f"restore {chosen.id} as {made.id}")
 
     def delete(self) -> None:
         living = self._living()
@@ -587,6 +619,7 @@ class Simulation:
             if request.outcome is None:
                 states = {run.id: run.status for run in request.runs.values()}
                 wrong.append(f"request {request.id} never ended: {states}")
+        wrong += self.snapshots.check()
         wrong += self._check_node(wanted)
         if wrong:
             text = "\n  ".join(wrong)

@@ -76,6 +76,8 @@ def body(
         # The image's check belongs to the image's own command, which does not run here.
         "Healthcheck": {"Test": ["NONE"]},
     }
+    if order.snapshot is not None and image.working_dir:
+        made["WorkingDir"] = image.working_dir  # the image of a snapshot has no configuration of its own
     if order.kind is Kind.SANDBOX:
         _sandbox(made, order, image, daemon, mount, token)
     else:

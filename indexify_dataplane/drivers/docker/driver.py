@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from twisted.logger import Logger
 from ... import guestbundle
 from ...core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ...guestbundle import Bundle, BundleError
-from ..base import DriverError, Listed, PolicyRefused, PortRefused, StartOrder
+from ...snapshots.docker import Restores, exported
+from ..base import DriverError, Listed, PolicyRefused, PortRefused, SnapshotImpossible, StartOrder
 from ..blocking import Cancelled
 from . import addresses, connection, names, output
 from .connection import MACHINES
@@ -89,6 +91,14 @@ class DockerDriver:
     def survives_node(self, kind: Kind) -> bool:
         return True
 
+    def takes_snapshots(self, kind: Kind) -> bool:
+        return kind is Kind.SANDBOX and kind in self._settings
+
+    def export(self, handle: Handle, cancelled: Cancelled) -> AbstractContextManager[Iterable[bytes]]:
+        if not _IDENTITY.fullmatch(handle.id):
+            raise SnapshotImpossible(f"{handle.id} is no container of {self._name}")
+        return exported(self.client, handle, cancelled)
+
     def open(self) -> None:
         self.client = client = self._connect()
         self.facts = facts = connection.facts(client)
@@ -109,6 +119,9 @@ class DockerDriver:
         )  # fmt: skip
         self._networks = networks
         self._open_firewall()
+        tokens = Tokens(load_secret(os.path.join(self._state_dir, NAME, "secret")))
+        self._restores = Restores(client=client, mark=tokens.mark())
+        self._restores.sweep()
         self._place = Place(
             driver=self._name,
             client=client,
@@ -119,8 +132,9 @@ class DockerDriver:
             bundle=bundle,
             mount=mount_source(client, bundle),
             daemon=bundle.command() if self._daemon is None else self._daemon,
-            tokens=Tokens(load_secret(os.path.join(self._state_dir, NAME, "secret"))),
+            tokens=tokens,
             firewall=self._firewall,
+            restores=self._restores,
             output=self._output,
         )
         self._starts = Starts(place=self._place, alive=self._lives.alive, gone=self._lives.gone, closed=self._closed)
@@ -236,6 +250,8 @@ class DockerDriver:
         remove(self.client, handle.id)
         if self._firewall is not None:
             self._firewall.forget(handle)
+        if handle.opaque:
+            self._restores.forget(handle.opaque)
         self._lives.gone(handle.id)
 
     def inspect(self, handle: Handle) -> ExitStatus | None:

@@ -26,6 +26,7 @@ class ImageFacts:
     id: str
     env: tuple[str, ...]
     user: str
+    working_dir: str
     architecture: str
     os: str
 
@@ -97,6 +98,7 @@ class Images:
             id=str(told.get("Id", "")),
             env=tuple(config.get("Env") or ()),
             user=str(config.get("User") or ""),
+            working_dir=str(config.get("WorkingDir") or ""),
             architecture=str(told.get("Architecture") or ""),
             os=str(told.get("Os") or ""),
         )

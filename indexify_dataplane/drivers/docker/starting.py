@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from ...core.model import Handle, Kind, TerminationReason
 from ...guestbundle import Bundle
+from ...snapshots.docker import Restores
 from ..base import DriverError, ImageError, StartOrder
 from ..blocking import Cancelled
 from . import addresses, creation, names
@@ -59,6 +60,7 @@ class Place:
         daemon: Sequence[str],
         tokens: Tokens,
         firewall: Firewall | None,
+        restores: Restores,
         output: Callable[[str, int], str],
     ) -> None:
         self.driver = driver
@@ -72,6 +74,7 @@ class Place:
         self.daemon = tuple(daemon)
         self.tokens = tokens
         self.firewall = firewall
+        self.restores = restores
         self.output = output
 
     def warm_bundle(self) -> None:
@@ -129,18 +132,38 @@ class Starts:
             raise ImageError(
                 f"container {order.container_id} names no image, and default_function_image is not configured"
             )
-        with self._alone(order.container_id):
+        with self._alone(order.container_id), self._restored(order):
             for _ in range(MOST_TRIES):
                 handle = self._try(order, order.image, cancelled)
                 if handle is not None:
                     return handle
-        raise DriverError(f"container {order.container_id} cannot be started: the engine goes on refusing it")
+            raise DriverError(f"container {order.container_id} cannot be started: the engine goes on refusing it")
+
+    @contextmanager
+    def _restored(self, order: StartOrder) -> Iterator[None]:
+        """After a failure nothing of a restored image is left either."""
+        if order.snapshot is None:
+            yield
+            return
+        try:
+            yield
+        except BaseException:
+            for _ in self._until_closed():
+                try:
+                    self._place.restores.forget(order.container_id)
+                    break
+                except DriverError as error:
+                    log.warn("a restored image cannot be removed, trying again", error=str(error))
+            raise
 
     def _try(self, order: StartOrder, reference: str, cancelled: Cancelled) -> Handle | None:
         """None: do it again, something in its way is gone."""
         place, settings = self._place, self._place.settings[order.kind]
         image = place.images.ensure(reference, settings.pull_policy, cancelled)
         cancelled.check()
+        if order.snapshot is not None:
+            image = place.restores.image(order, image, cancelled)
+            cancelled.check()
         run = new_run()
         grants, network = place.grants[order.kind], place.networks[order.kind]
         body = creation.body(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from attrs import evolve
@@ -16,7 +17,8 @@ from twisted.logger import Logger
 
 from ...core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ...reactor import Pool
-from ..base import DriverError, Listed, PolicyRefused, PortRefused, StartOrder
+from ..base import DriverError, Listed, PolicyRefused, PortRefused, SnapshotImpossible, StartOrder
+from ..blocking import Cancelled
 from .functions import Functions
 from .run_directory import Life
 from .runs import Runs
@@ -87,6 +89,12 @@ class ForkExecDriver:
     def survives_node(self, kind: Kind) -> bool:
         return kind is Kind.SANDBOX
 
+    def takes_snapshots(self, kind: Kind) -> bool:
+        return False
+
+    def export(self, handle: Handle, cancelled: Cancelled) -> AbstractContextManager[Iterable[bytes]]:
+        raise SnapshotImpossible(f"{NAME} has no file systems of its own to copy")
+
     async def open(self) -> None:
         await self._pool.run(self._runs.open)
         refusals = self._runs.cgroups.refusals
@@ -102,6 +110,8 @@ class ForkExecDriver:
     async def start(self, order: StartOrder) -> Handle:
         if order.network_policy is not None:
             raise PolicyRefused(f"container {order.container_id}: {NAME} cannot enforce a network policy")
+        if order.snapshot is not None:
+            raise SnapshotImpossible(f"container {order.container_id}: {NAME} cannot restore a snapshot")
         part = self._sandboxes if order.kind is Kind.SANDBOX else self._functions
         return await part.start(order)
 
