@@ -36,30 +36,45 @@ READ_BYTES = 1024 * 1024
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
+FREEZES = 4
+"""A kernel that is busy may fail to freeze all processes at once; the engine then thaws them again and says so."""
+FREEZE_PAUSE = 0.25
+
+
 @contextmanager
-def frozen(client: Any, handle: Handle) -> Iterator[None]:
+def frozen(client: Any, handle: Handle, cancelled: Cancelled) -> Iterator[None]:
     """Nothing in the container runs inside; one that has ended cannot change anyway."""
     name = handle.opaque or handle.id[:12]
-    paused = False
     with engine_call(OTHER, f"container {name} cannot be frozen"):
-        try:
-            client.pause(handle.id)
-            paused = True
-        except NotFound as error:
-            raise SnapshotImpossible(f"container {name} is not there") from error
-        except EXPECTED as error:
-            # It has ended, or was frozen already: by an attempt of a node that was killed, which nobody else thaws.
-            if status_of(error) not in (409, 500):
-                raise
-            state = client.inspect_container(handle.id)["State"]
-            paused = bool(state.get("Paused"))
-            if state.get("Running") and not paused:
-                raise
+        for left in reversed(range(FREEZES)):
+            try:
+                paused = _freeze(client, handle)
+                break
+            except NotFound as error:
+                raise SnapshotImpossible(f"container {name} is not there") from error
+            except EXPECTED:
+                if not left or cancelled.wait(FREEZE_PAUSE):
+                    raise
     try:
         yield
     finally:
         if paused:
             _thaw(client, handle)
+
+
+def _freeze(client: Any, handle: Handle) -> bool:
+    """False: it has ended."""
+    try:
+        client.pause(handle.id)
+    except EXPECTED as error:
+        # Ended, or frozen already: by an attempt of a node that was killed, and nobody else thaws it.
+        if status_of(error) not in (409, 500):
+            raise
+        state = client.inspect_container(handle.id)["State"]
+        if state.get("Running") and not state.get("Paused"):
+            raise
+        return bool(state.get("Paused"))
+    return True
 
 
 def _thaw(client: Any, handle: Handle) -> None:
@@ -74,7 +89,7 @@ def _thaw(client: Any, handle: Handle) -> None:
 def exported(client: Any, handle: Handle, cancelled: Cancelled) -> Iterator[Iterable[bytes]]:
     """The file system of a frozen container as the engine's tar. Raises DriverError, also while it is read."""
     name = handle.opaque or handle.id[:12]
-    with frozen(client, handle):
+    with frozen(client, handle, cancelled):
         what = f"the file system of container {name} cannot be exported"
         with engine_call(OTHER, what):
             response = client.get(
