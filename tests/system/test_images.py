@@ -14,8 +14,8 @@ from docker.errors import ImageNotFound
 from tests.engine import _busybox_files, _tar, require
 from tests.registry import Registry
 
+from .docker_nodes import DockerNodes
 from .harness import Site, until
-from .test_docker import DockerNodes
 
 
 @pytest.fixture

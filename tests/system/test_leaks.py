@@ -11,8 +11,8 @@ import pytest
 from indexify_dataplane.drivers.docker import names
 from tests.engine import require
 
+from .docker_nodes import DockerNodes
 from .harness import PROGRAM, Site, until
-from .test_docker import DockerNodes
 
 
 def leaks(site: Site, nodes: DockerNodes) -> tuple[int, dict[str, Any]]:
