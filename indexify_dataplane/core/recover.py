@@ -84,13 +84,16 @@ def recover(
     mine = {node.executor_id, *earlier_executor_ids}
     found = {each.container_id: each for each in present if each.executor_id in mine}
     turn = Turn(node, now)
+    rows = tuple(allocation_rows)
+    # The report of their end says of these that they are dead, so they must be.
+    blamed = {each.spec.container_id for each in rows if not isinstance(each.state, Done)}
     for container in records:
         taken = set(container.gpus)
         turn.node = evolve(turn.node, free_gpus=tuple(gpu for gpu in turn.node.free_gpus if gpu not in taken))
-        _container(turn, container, found.pop(container.id, None), undelivered)
+        _container(turn, container, found.pop(container.id, None), undelivered, container.id in blamed)
     for orphan in found.values():
         turn.do(KillOrphan(orphan.handle))
-    for allocation in allocation_rows:
+    for allocation in rows:
         _allocation(turn, allocation, undelivered, deaths)
     if renamed:
         for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
@@ -98,9 +101,12 @@ def recover(
     return turn.node, tuple(turn.effects)
 
 
-def _container(turn: Turn, container: Container, present: Present | None, undelivered: Collection[int]) -> None:
+def _container(
+    turn: Turn, container: Container, present: Present | None, undelivered: Collection[int], blamed: bool
+) -> None:
     driver = turn.node.rules.drivers.get(container.spec.kind)
     dies_with_node = driver is not None and not driver.survives_node
+    function = container.spec.kind is Kind.FUNCTION
     alive = present is not None and present.alive
     turn.put(container)
     match container.state:
@@ -112,18 +118,18 @@ def _container(turn: Turn, container: Container, present: Present | None, undeli
                 turn.put(evolve(container, state=evolve(container.state, report=None)))
                 turn.alarm(max(turn.now, at + turn.node.rules.forget_after), Due(container.id))
         case Starting():
-            if present is None and (dies_with_node and container.spec.kind is Kind.FUNCTION):
+            if present is None and function and (dies_with_node or blamed):
                 containers.terminated(turn, container, Reason.UNKNOWN)
             elif present is None or not present.started:
                 op = turn.next_op()
                 turn.put(evolve(container, op=op))
                 turn.do(Start(container.id, op, container.spec, container.gpus))
-            elif alive and not (dies_with_node and container.spec.kind is Kind.FUNCTION):
+            elif alive and not (function and (dies_with_node or blamed)):
                 op = turn.next_op()
                 turn.put(evolve(container, op=op))
                 turn.do(Adopt(container.id, op, container.spec, present.handle))
             else:
-                died = Reason.UNKNOWN if dies_with_node else Reason.STARTUP_FAILED_INTERNAL_ERROR
+                died = Reason.UNKNOWN if dies_with_node or blamed else Reason.STARTUP_FAILED_INTERNAL_ERROR
                 containers.kill(turn, container, present.handle, died)
             _expiry(turn, container)
         case Aborting(reason):
@@ -132,8 +138,13 @@ def _container(turn: Turn, container: Container, present: Present | None, undeli
             else:
                 containers.kill(turn, container, present.handle, reason)
         case Running(handle):
-            if (container.spec.kind is Kind.FUNCTION and dies_with_node) or present is None:
+            if (function and (dies_with_node or blamed)) or present is None:
                 containers.kill(turn, container, handle, Reason.UNKNOWN)
+            elif function and alive:
+                # Its executor has to be connected to, and asked whether it is free, before it is given anything.
+                op = turn.next_op()
+                turn.put(evolve(container, op=op, state=Starting(turn.now)))
+                turn.do(Adopt(container.id, op, container.spec, handle))
             else:
                 turn.do(Watch(container.id, container.spec, handle))
                 _expiry(turn, container)
@@ -167,7 +178,7 @@ def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int]
             else:
                 turn.forget_allocation(allocation.id)
         case _:
-            # It died with the node: nobody can tell how far it got. Its container, if it lives, is free again.
+            # It died with the node: nobody can tell how far it got.
             call = allocation.spec.function_call_id
             count = deaths.get(call, 0) + 1
             turn.do(CountDeath(call, count))

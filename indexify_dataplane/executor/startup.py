@@ -127,7 +127,10 @@ class Startup:
         except RpcError as error:
             raise _failed(f"an executor that runs already does not tell its allocations: {error}") from error
         if left:
-            raise _failed(f"an executor that runs already has {len(left)} allocations of an earlier node")
+            # No fault of the function or of its start.
+            raise StartupFailed(
+                Reason.UNKNOWN, f"an executor that runs already has {len(left)} allocations of an earlier node"
+            )
         log.info("function executor taken over", address=client.address)
 
     async def _request(self, spec: ContainerSpec) -> fe.InitializeRequest:

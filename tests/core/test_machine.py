@@ -22,6 +22,7 @@ from indexify_dataplane.core.model import (
     Container,
     ContainerTerminated,
     Done,
+    Executing,
     ExitStatus,
     Failed,
     FailureReason,
@@ -40,16 +41,18 @@ from .build import allocation, function, sandbox
 
 GPUS = ("g1", "g2", "g3")
 IDS = ("c1", "c2", "c3")
-RULES = Rules(drivers=Map({Kind.SANDBOX: DriverRules(survives_node=True), Kind.FUNCTION: DriverRules()}))
 
 
 class World(RuleBasedStateMachine):
     allocations = Bundle("allocations")
+    functions_survive = False
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.node = Node("exec", rules=RULES, free_gpus=GPUS)
+        functions = DriverRules(survives_node=self.functions_survive)
+        self.rules_of_it = Rules(drivers=Map({Kind.SANDBOX: DriverRules(survives_node=True), Kind.FUNCTION: functions}))
+        self.node = Node("exec", rules=self.rules_of_it, free_gpus=GPUS)
         self.containers: dict[str, Container] = {}
         self.rows: dict[str, object] = {}
         self.reports: dict[int, object] = {}
@@ -64,6 +67,7 @@ class World(RuleBasedStateMachine):
         self.life = 0
         self.seq = 0
         self.last_allocation = 0
+        self.handed: list[tuple[str, bytes]] = []
 
     # The hands.
 
@@ -100,7 +104,9 @@ class World(RuleBasedStateMachine):
                     self.alarms.append(effect)
                 case fx.Run(each):
                     self.running.add(each.id)
-                case fx.CancelStart() | fx.Terminate() | fx.Deliver() | fx.CancelRun():
+                case fx.Deliver(id, result):
+                    self.handed.append((id, result))
+                case fx.CancelStart() | fx.Terminate() | fx.CancelRun():
                     pass
                 case _:
                     self.pending.append(effect)
@@ -194,6 +200,16 @@ class World(RuleBasedStateMachine):
             self.tell(ev.Called(id, b"call"))
             self.tell(ev.Ended(id, Completed() if success else Failed(FailureReason.FUNCTION_ERROR)))
 
+    @rule(id=allocations, number=st.integers(0, 9))
+    def child_ends(self, id: str, number: int) -> None:
+        """Its result reaches the run that waits for it, at once and alone; nobody else ever gets it."""
+        known = self.node.allocations.get(id)
+        runs = known is not None and isinstance(known.state, Executing)
+        result = f"{id}/{number}".encode()
+        self.tell(ev.ChildResult(id, result))
+        assert self.handed == ([(id, result)] if runs else [])
+        self.handed.clear()
+
     @rule(data=st.data(), unhealthy=st.booleans())
     def dies(self, data: st.DataObject, unhealthy: bool) -> None:
         if self.watched:
@@ -228,13 +244,15 @@ class World(RuleBasedStateMachine):
                     case fx.Kill(_, _, handle) | fx.KillOrphan(handle):
                         self.alive.pop(handle.id, None)
         functions = {id for id, each in self.containers.items() if each.spec.kind is Kind.FUNCTION}
+        if self.functions_survive:
+            functions = set()
         self.alive = {key: value for key, value in self.alive.items() if value[0] not in functions}
         self.pending, self.watched, self.alarms, self.running = [], {}, [], set()
         records, rows = list(self.containers.values()), list(self.rows.values())
         rows = [each if isinstance(each.state, Done) else evolve(each, state=Preparing(0.0)) for each in rows]
         next_op = max((each.op for each in records), default=0) + 1
         next_report = max([*self.reports, *self._referenced()], default=0) + 1
-        node = Node("exec", rules=RULES, free_gpus=GPUS, next_op=next_op, next_report=next_report)
+        node = Node("exec", rules=self.rules_of_it, free_gpus=GPUS, next_op=next_op, next_report=next_report)
         present = [Present(id, "exec", handle, True) for id, handle in self.alive.values()]
         self.take(*recover(node, records, rows, self.reports.keys(), present, self.now))
 
@@ -296,7 +314,15 @@ class World(RuleBasedStateMachine):
         assert set(self.outcomes) == {f"a{n}" for n in range(1, self.last_allocation + 1)}
 
 
-World.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class InContainers(World):
+    """Functions outlive the node, as they do under Docker."""
+
+    functions_survive = True
+
+
+for world in (World, InContainers):
+    world.TestCase.settings = settings(
+        max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    )
 Machine = World.TestCase
+MachineOfContainers = InContainers.TestCase

@@ -90,6 +90,30 @@ class Recovery(SynchronousTestCase):
         sent = [each.report.body for each in effects if isinstance(each, fx.Send)]
         self.assertEqual(sent, [ContainerTerminated("fn", Reason.UNKNOWN)])
 
+    def test_a_function_that_outlived_the_node_is_connected_to_before_it_is_given_work(self) -> None:
+        record = Container(function(gpus=1), Running(handle("fn"), 90.0), gpus=("g1",))
+        survives = Map({Kind.FUNCTION: DriverRules(survives_node=True)})
+        (adopt,) = self.go(record, present=[self.there("fn")], drivers=survives)
+        self.assertEqual((type(adopt), adopt.handle), (fx.Adopt, handle("fn")))
+        self.assertEqual((type(self.node.find("fn").state), self.node.free_gpus), (Starting, ("g2",)))
+        self.node, _ = step(self.node, ev.Started("fn", adopt.op, handle("fn")), NOW)
+        self.assertIsInstance(self.node.find("fn").state, Running)
+        self.assertIsInstance(self.go(record, present=[self.there("fn", alive=False)], drivers=survives)[0], fx.Watch)
+
+    def test_a_function_that_outlived_the_node_in_the_middle_of_something_is_killed(self) -> None:
+        survives = Map({Kind.FUNCTION: DriverRules(survives_node=True)})
+        row = Allocation(allocation("a1", "fn"), Preparing(0.0))
+        for state in (Running(handle("fn"), 90.0), Starting(90.0)):
+            record = Container(function(), state)
+            effects = self.go(record, present=[self.there("fn")], allocations=[row], drivers=survives)
+            self.assertIn(fx.Kill("fn", 50, handle("fn")), effects)
+            self.assertEqual(self.node.containers["fn"].state.reason, Reason.UNKNOWN)
+            (finalize,) = [each for each in effects if isinstance(each, fx.Finalize)]
+            self.assertEqual(finalize.outcome.reason, FailureReason.CONTAINER_TERMINATED)
+            self.assertTrue(finalize.outcome.blame_container)
+        self.go(Container(function(), Starting(90.0)), allocations=[row], drivers=survives)
+        self.assertIsInstance(self.node.find("fn").state, Terminated)
+
     def test_stopping_and_killing_go_on(self) -> None:
         record = Container(sandbox(), Stopping(handle(), Reason.FUNCTION_TIMEOUT, 500.0))
         watch, terminate, alarm = self.go(record, present=[self.there()])
