@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .logs import Log
+from .oom_order import prefer
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Children:
             preexec_fn=before_exec,
             **switch,
         )
+        prefer(popen.pid)
         child = Child(popen=popen, exited=self._loop.create_future())
         self._children[child.pid] = child
         return child

@@ -12,6 +12,7 @@ from tests.contracts.daemon_files import DaemonFiles
 from tests.contracts.daemon_output import DaemonOutput
 from tests.contracts.daemon_processes import DaemonProcesses
 from tests.contracts.daemon_pty import DaemonPty, DaemonTunnels
+from tests.contracts.daemon_wire import Api, eventually
 from tests.engine import require
 from tests.guestbundle.sources import real_daemon
 
@@ -44,3 +45,32 @@ for _name, _options in PLACES.items():
         _members |= {name: None for name in _left_out if hasattr(_suite, name)}
         _class = type(_name + _suite.__name__, (_suite, SynchronousTestCase), _members)
         globals()[_class.__name__] = _class
+
+
+_SMALL = "import time; x = bytearray(6 << 20); time.sleep(60)"
+
+
+class MemoryLimit(SynchronousTestCase):
+    """The container's own limit, as the daemon sees it from inside."""
+
+    def test_kills_for_want_of_memory_are_told_apart(self) -> None:
+        place = ContainerDaemons(require(self), real_daemon(), "busybox", mem_limit="96m", memswap_limit="96m")
+        self.addCleanup(place.stop_all)
+        api = Api(place.start().http)
+        for _ in range(2):
+            _, end = api.output("python3", "-c", "x = bytearray(512 << 20)")
+            self.assertEqual(end, {"signal": 9, "oom_killed": True, "reason": "oom_killed"})
+        _, end = api.output("sh", "-c", "kill -9 $$")
+        self.assertEqual(end, {"signal": 9, "oom_killed": False, "reason": "signaled"})
+        self.assertEqual(api.output("echo", "still here")[0], ["still here"])
+
+    def test_the_daemon_outlives_many_small_processes_that_use_all_memory(self) -> None:
+        """Each of them is smaller than the daemon, which the kernel would otherwise take."""
+        place = ContainerDaemons(require(self), real_daemon(), "busybox", mem_limit="96m", memswap_limit="96m")
+        self.addCleanup(place.stop_all)
+        api = Api(place.start().http)
+        pids = [api.start("python3", "-c", _SMALL)["pid"] for _ in range(20)]
+        eventually(lambda: any(api.get(pid)["status"] == "oom_killed" for pid in pids), "one of them to be killed")
+        for pid in pids:
+            api.call("DELETE", f"/processes/{pid}")
+        self.assertEqual(api.output("echo", "still here")[0], ["still here"])
