@@ -32,7 +32,7 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     return say
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def engine() -> Engine:
     """The shared test engine; skips where there is none, fails in CI."""
     try:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,13 @@ class Stage:
     """A node with the executors of one release, and an author per file of applications.
 
     The node is ``indexify-dataplane dev``; with ``apart`` its control plane is a process of its own, which outlives it.
-    The directory is closed with the stage unless it was given.
+    The directory is closed with the stage unless it was given. ``keys`` go into the node's configuration.
     """
 
-    def __init__(self, release: str, *, site: Site | None = None, apart: bool = False) -> None:
+    def __init__(
+        self, release: str, *, site: Site | None = None, apart: bool = False, keys: Mapping[str, Any] | None = None
+    ) -> None:
+        self.keys = dict(keys or {})
         self.environment = environment(release)
         self._own = site is None
         self.site = site or Site()
@@ -118,10 +122,11 @@ class Stage:
         """``self.node`` is the node that was started last."""
         env = {"PATH": f"{self.environment / 'bin'}:{os.environ['PATH']}"}
         if self._server is not None:
-            config = self.site.config(name, server_addr=f"http://127.0.0.1:{self._server.grpc_port}")
+            server = f"http://127.0.0.1:{self._server.grpc_port}"
+            config = self.site.config(name, server_addr=server, **self.keys)
             self.node: Node = self.site.node(config, env=env).ready()
         else:
-            config = self.site.config(name)
+            config = self.site.config(name, **self.keys)
             command = [PROGRAM, "dev", "--config", str(config), "--data-dir", str(self.site.path / name)]
             command += ["--grpc-port", "0", "--http-port", "0", "--sandbox-proxy-port", "0"]
             self.node = self.site.node(config, command=command, env=env).ready()
