@@ -56,7 +56,7 @@ class Planted(SynchronousTestCase):
 
     def found(self, name: str) -> str | None:
         parts, dice = PLANTED[name]
-        for seed in range(3000, 3000 + 30):
+        for seed in range(3000, 3000 + 60):
             try:
                 Simulation(seed, dice=evolve(dice), parts=parts).run()
             except Broken as error:
