@@ -16,7 +16,6 @@ import hashlib
 import io
 import os
 import subprocess
-import sys
 import tarfile
 import tempfile
 import unittest
@@ -117,23 +116,6 @@ class Engine:
         atexit.register(leave)
         return engine
 
-    def executor_image(self, release: str) -> str:
-        """A Debian image with the function executor of a release of tensorlake (a number, not a word) on its PATH, and
-        ``/app`` as its directory."""
-        reference = f"ixtest/executor:{release}"
-        try:
-            self.client.images.get(reference)
-        except ImageNotFound:
-            api = self.client.api
-            container = api.create_container(self.image("debian"), ["/bin/true"])["Id"]
-            try:
-                with _executor_files(release).open("rb") as files:
-                    api.put_archive(container, "/", files)
-                api.commit(container, "ixtest/executor", release, changes=["WORKDIR /app", "ENV PYTHONUNBUFFERED=1"])
-            finally:
-                api.remove_container(container, force=True)
-        return reference
-
     def image(self, name: str, *changes: str) -> str:
         """A tag for ``empty``, ``busybox``, ``musl`` or ``debian``; ``changes`` are Dockerfile lines such as
         ``ENV A=b`` or ``USER 1000``."""
@@ -149,42 +131,6 @@ class Engine:
                 if not isinstance(content, bytes):
                     content.close()
         return reference
-
-
-DEBIAN_PYTHON = "3.11"
-"""What Debian bookworm brings."""
-_EXECUTOR = """#!/usr/bin/python3
-import re, sys
-from tensorlake.function_executor.main import main
-sys.argv[0] = re.sub(r"(-script\\.pyw|\\.exe)?$", "", sys.argv[0])
-sys.exit(main())
-"""
-
-
-def _executor_files(release: str) -> Path:
-    """A release of tensorlake for Debian's Python, as a tar for the root; a minute the first time, then cached."""
-    cached = image_cache() / f"tensorlake-{release}-python{DEBIAN_PYTHON}.tar"
-    if not cached.exists():
-        machine = os.uname().machine
-        with tempfile.TemporaryDirectory(prefix="ixexecutor-") as directory:
-            packages = Path(directory, "usr/local/lib", f"python{DEBIAN_PYTHON}", "dist-packages")
-            made = subprocess.run(
-                [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", packages,
-                 "--python-version", DEBIAN_PYTHON, "--implementation", "cp", "--only-binary=:all:",
-                 *(f"--platform=manylinux{version}_{machine}" for version in ("2014", "_2_17", "_2_28", "_2_34")),
-                 f"tensorlake=={release}"],
-                capture_output=True, text=True,
-            )  # fmt: skip
-            if made.returncode:
-                raise EngineUnavailable(f"tensorlake {release} cannot be had for Debian: {made.stderr[-300:]}")
-            program = Path(directory, "usr/local/bin/function-executor")
-            program.parent.mkdir(parents=True)
-            program.write_text(_EXECUTOR)
-            program.chmod(0o755)
-            partial = cached.with_suffix(f".{os.getpid()}")
-            subprocess.run(["tar", "-C", directory, "--owner=0", "--group=0", "-cf", partial, "usr"], check=True)
-            partial.rename(cached)
-    return cached
 
 
 def _tar(files: dict[str, bytes | str]) -> bytes:

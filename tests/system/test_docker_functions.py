@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.engine import Engine
+from tests.executor.image import executor_image
 
-from .applications.stage import RELEASES, Stage, environment
+from .applications.stage import RELEASES, Stage
 from .harness import Site, until
 
 
@@ -19,7 +20,7 @@ class Containers:
 
     def __init__(self, engine: Engine, release: str) -> None:
         self.engine, self.site = engine, Site()
-        image = engine.executor_image(environment(release).name)
+        image = executor_image(engine, release)
         driver = {"type": "docker", "address": engine.address, "binds": [f"{self.site.path}:{self.site.path}"]}
         keys = {"function_driver": driver, "default_function_image": image}
         try:
@@ -65,7 +66,6 @@ def test_the_executor_is_the_first_process_and_root(containers: Containers) -> N
     (found,) = [each for each in containers.all() if each["Labels"]["indexify.fn"] == "process"]
     inside = containers.engine.client.api.inspect_container(found["Id"])
     assert inside["Path"] == "function-executor"
-    assert inside["Config"]["WorkingDir"] == "/app"
     assert "PYTHONFAULTHANDLER=1" in inside["Config"]["Env"]
     limits = {each["Name"]: each["Hard"] for each in inside["HostConfig"]["Ulimits"]}
     assert limits["core"] == 0 and limits["stack"] == 1 << 30
