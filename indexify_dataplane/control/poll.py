@@ -37,6 +37,10 @@ RECHECK = 0.5
 """Seconds between two looks at whether the node takes commands again."""
 
 
+HELD = 2.0
+"""Seconds without an answer after which a poll counts as held by a server that is well."""
+
+
 @frozen
 class Malformed:
     """An item that cannot be carried out; the labels are those of the metric."""
@@ -84,11 +88,14 @@ class Poll(LoopService):
         self._malformed_seq: int | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._failing = False
+        self._asked_at = 0.0
 
     @property
     def healthy(self) -> bool:
-        """The loop lives and its last poll did not fail."""
-        return self.alive and not self._failing
+        """The loop lives, and its last poll did not fail or the one after it is being held: that one may be held for
+        minutes when there is nothing to tell, and a server that cannot be reached fails it at once."""
+        held = self._call is not None and self._clock.seconds() - self._asked_at >= HELD
+        return self.alive and (held or not self._failing)
 
     @property
     @abstractmethod
@@ -136,6 +143,7 @@ class Poll(LoopService):
         """The reply; None when a change of the connection ended the call."""
         self._session.poll_began()
         try:
+            self._asked_at = self._clock.seconds()
             self._call = self._transport.call(self.method, self.request(self.cursor.ack), TIMEOUT)
             return await self._call
         except CancelledError:

@@ -250,6 +250,15 @@ class PollTest(SynchronousTestCase):
         self.server.poll().answer(commands(1))
         self.assertTrue(self.client.commands.healthy)
 
+    def test_a_poll_that_is_held_shows_that_the_server_is_back(self) -> None:
+        self.start()
+        self.server.poll().fail("UNAVAILABLE")
+        while not self.server.polling():
+            self.client.advance(0.1)
+        self.assertFalse(self.client.commands.healthy)
+        self.client.advance(2.1)
+        self.assertTrue(self.client.commands.healthy)
+
     def test_a_server_that_dropped_the_executor_gets_the_full_state_at_once_but_not_in_a_hot_loop(self) -> None:
         self.start()
         self.server.poll().fail("NOT_FOUND", "executor not registered")
