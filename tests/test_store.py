@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -57,6 +59,23 @@ class Stores(SynchronousTestCase):
         store.wall_offset = lambda: 1000.0  # type: ignore[method-assign]
         self.addCleanup(store._close)
         return store
+
+    def test_a_store_from_before_snapshots_is_taken_over(self) -> None:
+        """Schema 1: its container records lack what snapshots brought."""
+        first = self.store()
+        self.successResultOf(Deferred.fromCoroutine(first.open()))
+        container = Container(sandbox(), Running(handle(), 0.0))
+        record = json.loads(encode_container(container, 1000.0))
+        del record["answered"]
+        self.successResultOf(first.commit([(PUT_CONTAINER, ("sb", json.dumps(record).encode()))]))
+        self.successResultOf(Deferred.fromCoroutine(first.close()))
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("PRAGMA user_version=1")
+        second = self.store()
+        loaded = self.successResultOf(Deferred.fromCoroutine(second.open()))
+        self.assertEqual(loaded.containers, (container,))
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            self.assertEqual(connection.execute("PRAGMA user_version").fetchone(), (2,))
 
     def open(self, store: Store) -> Loaded:
         return self.successResultOf(Deferred.fromCoroutine(store.open()))
