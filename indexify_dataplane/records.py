@@ -90,7 +90,11 @@ def decode_container(data: bytes, offset: float) -> Container:
 def encode_allocation(allocation: Allocation) -> bytes:
     report = allocation.state.report if isinstance(allocation.state, Done) else None
     allocation_pb = describe_allocation(allocation.spec).SerializeToString()
-    record = {"allocation": base64.b64encode(allocation_pb).decode(), "report": report}
+    record = {
+        "allocation": base64.b64encode(allocation_pb).decode(),
+        "report": report,
+        "uploads": allocation.uploads,
+    }
     return json.dumps(record, separators=(",", ":")).encode()
 
 
@@ -99,7 +103,7 @@ def decode_allocation(data: bytes) -> Allocation:
     record = json.loads(data)
     spec = read_allocation(pb.Allocation.FromString(base64.b64decode(record["allocation"])))
     state: AllocationState = Preparing(0.0) if record["report"] is None else Done(record["report"])
-    return Allocation(spec, state)
+    return Allocation(spec, state, tuple((uri, upload_id) for uri, upload_id in record.get("uploads", ())))
 
 
 def _decode_spec(text: str) -> model.ContainerSpec:

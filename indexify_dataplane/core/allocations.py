@@ -13,7 +13,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from .effects import CancelRun, Deliver, Finalize, Prepare, Run
-from .events import Called, ChildResult, Ended, Finalized, ForgetDue, Prepared, PrepareFailed
+from .events import Called, ChildResult, Ended, Finalized, ForgetDue, Prepared, PrepareFailed, UploadBegun
 from .model import (
     Aborting,
     Allocation,
@@ -183,6 +183,14 @@ def called(turn: Turn, event: Called) -> None:
     allocation = turn.node.allocations.get(event.allocation_id)
     if allocation is not None and isinstance(allocation.state, Executing):
         turn.report(FunctionCalled(event.allocation_id, event.request))
+
+
+def upload_begun(turn: Turn, event: UploadBegun) -> None:
+    """Write it down: after a crash nothing else tells that this upload is nobody's any more."""
+    allocation = turn.node.allocations.get(event.allocation_id)
+    if allocation is not None and isinstance(allocation.state, Executing | Cancelling):
+        uploads = (*allocation.uploads, (event.uri, event.upload_id))
+        turn.put_allocation(evolve(allocation, uploads=uploads), save=True)
 
 
 def child_result(turn: Turn, event: ChildResult) -> None:

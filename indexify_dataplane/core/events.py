@@ -194,6 +194,15 @@ class Ended:
 
 
 @frozen
+class UploadBegun:
+    """A run began to write request state at ``uri``."""
+
+    allocation_id: str
+    uri: str
+    upload_id: str
+
+
+@frozen
 class Called:
     """The allocation called functions (``request``: encoded ``FunctionCallRequest``); must reach the server."""
 
@@ -243,6 +252,7 @@ Event = (
     | PrepareFailed
     | Ended
     | Called
+    | UploadBegun
     | Finalized
     | ForgetDue
     | ForgetAnswer

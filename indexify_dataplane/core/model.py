@@ -274,10 +274,15 @@ AllocationState = Preparing | Waiting | Executing | Cancelling | Finalizing | Do
 
 @frozen
 class Allocation:
-    """One accepted allocation, until its outcome is in the outbox."""
+    """One accepted allocation, until its outcome is in the outbox.
+
+    ``uploads``: URI and id of each upload of request state that it began. Names of other uploads tell whose they are;
+    those of request state belong to the whole request, so after a crash only this list says which to abort.
+    """
 
     spec: AllocationSpec
     state: AllocationState
+    uploads: tuple[tuple[str, str], ...] = ()
 
     @property
     def id(self) -> str:

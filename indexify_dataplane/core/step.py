@@ -36,6 +36,7 @@ from .events import (
     StartFailed,
     Unhealthy,
     UpdateContainer,
+    UploadBegun,
 )
 from .model import (
     Allocation,
@@ -87,6 +88,8 @@ def step(node: Node, event: Event, now: float) -> tuple[Node, tuple[Effect, ...]
             allocations.ended(turn, event)
         case Called():
             allocations.called(turn, event)
+        case UploadBegun():
+            allocations.upload_begun(turn, event)
         case Finalized():
             allocations.finalized(turn, event)
         case ForgetDue():

@@ -7,7 +7,7 @@ upload is aborted as soon as it is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
@@ -16,7 +16,8 @@ from twisted.logger import Logger
 from ..blobs.base import BlobError
 from ..blobs.stores import Blobs
 from ..blobs.uri import escape_key
-from ..core.model import AllocationSpec, Completed, Failed, FailureReason, Outcome, Payload
+from ..core.model import Allocation, AllocationSpec, Completed, Failed, FailureReason, Outcome, Payload
+from ..perform.executors import ignore
 from ..reactor import Clock
 from ..wireproto import function_executor_pb2 as fe
 from .pauses import patiently
@@ -57,6 +58,7 @@ class AllocationBlobs:
         self._state_writes: dict[str, _Upload] = {}
         self._lifetime = LONGEST_URL_SECONDS
         self._settled = False
+        self.began: Callable[[str, str], None] = ignore
 
     async def prepare(self) -> None:
         """Check that the arguments lie where they can be read from, and open the place for a request error."""
@@ -116,6 +118,7 @@ class AllocationBlobs:
     async def write_state(self, operation_id: str, key: str, size: int) -> fe.BLOB:
         upload = await self._begin(self._state_uri(key))
         self._state_writes[operation_id] = upload
+        self.began(upload.uri, upload.upload_id)
         return await self._writable(upload, operation_id, size, self._lifetime)
 
     async def commit_state(self, blob: fe.BLOB) -> bool:
@@ -204,8 +207,14 @@ class AllocationBlobs:
         await DeferredList(aborting)
 
 
-async def sweep(blobs: Blobs, allocation: AllocationSpec) -> None:
+async def sweep(blobs: Blobs, lost: Allocation) -> None:
     """Abort what an earlier life of the node left open of ``allocation``; failures are only logged."""
+    allocation = lost.spec
+    for uri, upload_id in lost.uploads:
+        try:
+            await blobs.abort_upload(uri, upload_id)
+        except BlobError as error:
+            log.warn("an upload of a lost allocation is left", allocation_id=lost.id, uri=uri, error=str(error))
     prefixes = {
         f"{allocation.request_data_prefix}.{allocation.id}.",
         f"{allocation.request_error_prefix}.{allocation.id}.",

@@ -15,6 +15,7 @@ from ..blobs.stores import Blobs
 from ..code_cache import CodeCache
 from ..core.model import Allocation, ContainerSpec, Failed, FailureReason, Handle, Outcome
 from ..metrics import Metrics
+from ..perform.executors import ignore
 from ..reactor import Clock
 from ..wireproto import executor_api_pb2 as pb
 from .blobs import AllocationBlobs, sweep
@@ -115,9 +116,15 @@ class RealExecutors:
         await blobs.prepare()
 
     async def run(
-        self, allocation: Allocation, handle: Handle, timeout_ms: int, called: Callable[[bytes], None]
+        self,
+        allocation: Allocation,
+        handle: Handle,
+        timeout_ms: int,
+        called: Callable[[bytes], None],
+        began: Callable[[str, str], None] = ignore,
     ) -> Outcome:
         connection = self._connections[handle.id]
+        self._allocations[allocation.id].began = began
         run = _RUNS[connection.protocol](
             clock=self._clock,
             wall=self._wall,
@@ -154,7 +161,7 @@ class RealExecutors:
     async def finalize(self, allocation: Allocation, outcome: Outcome) -> Outcome:
         blobs = self._allocations.pop(allocation.id, None)
         if blobs is None:
-            await sweep(self._blobs, allocation.spec)
+            await sweep(self._blobs, allocation)
             return outcome
         return await blobs.settle(outcome)
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from ..core.effects import Finalize, Prepare, Run
-from ..core.events import Called, Ended, Event, Finalized, Prepared, PrepareFailed
+from ..core.events import Called, Ended, Event, Finalized, Prepared, PrepareFailed, UploadBegun
 from ..core.model import Allocation, Completed, Failed, FailureReason
 from ..metrics import Metrics
 from ..reactor import Clock
@@ -73,9 +73,12 @@ class AllocationWork:
         def called(request: bytes) -> None:
             self._submit(Called(allocation.id, request))
 
+        def began_upload(uri: str, upload_id: str) -> None:
+            self._submit(UploadBegun(allocation.id, uri, upload_id))
+
         try:
             with self._tracing.root("allocation_exec", **_ids(allocation)):
-                outcome = await self._executors.run(allocation, effect.handle, effect.timeout_ms, called)
+                outcome = await self._executors.run(allocation, effect.handle, effect.timeout_ms, called, began_upload)
         except CancelledError:
             outcome = Failed(FailureReason.ALLOCATION_CANCELLED)
         except Exception as error:

@@ -16,6 +16,10 @@ class StartupFailed(Exception):
         self.reason = reason
 
 
+def ignore(uri: str, upload_id: str) -> None:
+    """For those who survive every crash."""
+
+
 class Executors(Protocol):
     """Every coroutine is on Deferreds and may be cancelled.
 
@@ -38,10 +42,16 @@ class Executors(Protocol):
         """Make its inputs readable and its outputs writable. Raises any exception on failure."""
 
     async def run(
-        self, allocation: Allocation, handle: Handle, timeout_ms: int, called: Callable[[bytes], None]
+        self,
+        allocation: Allocation,
+        handle: Handle,
+        timeout_ms: int,
+        called: Callable[[bytes], None],
+        began: Callable[[str, str], None] = ignore,
     ) -> Outcome:
-        """Run it. ``called`` takes encoded ``FunctionCallRequest`` messages for the server. On cancellation the
-        executor is told to stop and the coroutine ends with CancelledError when it has."""
+        """Run it. ``called`` takes encoded ``FunctionCallRequest`` messages for the server, ``began`` URI and id of
+        each upload that after a crash nothing but ``Allocation.uploads`` tells. On cancellation the executor is told to
+        stop and the coroutine ends with CancelledError when it has."""
 
     def deliver(self, allocation_id: str, result: bytes) -> None:
         """Hand a child call's result (encoded ``FunctionCallResult``) to the run."""

@@ -22,7 +22,7 @@ from ..core.model import (
     Outcome,
     TerminationReason,
 )
-from ..perform.executors import StartupFailed
+from ..perform.executors import StartupFailed, ignore
 from ..reactor import Clock
 
 
@@ -80,7 +80,12 @@ class MemoryExecutors:
         """Inputs need no preparation in memory."""
 
     async def run(
-        self, allocation: Allocation, handle: Handle, timeout_ms: int, called: Callable[[bytes], None]
+        self,
+        allocation: Allocation,
+        handle: Handle,
+        timeout_ms: int,
+        called: Callable[[bytes], None],
+        began: Callable[[str, str], None] = ignore,
     ) -> Outcome:
         self._world.ran[allocation.id] += 1
         plan = self._world.plan(allocation)

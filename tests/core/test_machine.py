@@ -18,6 +18,7 @@ from indexify_dataplane.core import effects as fx
 from indexify_dataplane.core import events as ev
 from indexify_dataplane.core.model import (
     AllocationEnded,
+    Cancelling,
     Completed,
     Container,
     ContainerTerminated,
@@ -198,6 +199,10 @@ class World(RuleBasedStateMachine):
             id = data.draw(st.sampled_from(sorted(self.running)))
             self.running.discard(id)
             self.tell(ev.Called(id, b"call"))
+            known = self.node.allocations.get(id)
+            runs = known is not None and isinstance(known.state, Executing | Cancelling)
+            self.tell(ev.UploadBegun(id, "file:///state", "u1"))
+            assert (("file:///state", "u1") in getattr(self.rows.get(id), "uploads", ())) == runs
             self.tell(ev.Ended(id, Completed() if success else Failed(FailureReason.FUNCTION_ERROR)))
 
     @rule(id=allocations, number=st.integers(0, 9))
@@ -278,7 +283,12 @@ class World(RuleBasedStateMachine):
     @invariant()
     def slots_and_gpus(self) -> None:
         for id, slots in self.node.slots.items():
-            assert len(slots.running) <= self.node.containers[id].spec.slots
+            container = self.node.containers.get(id)
+            if container is None:  # Removed, and forgotten before the last run in it has let go.
+                assert not slots.waiting
+                assert all(isinstance(self.node.allocations[each].state, Cancelling) for each in slots.running)
+            else:
+                assert len(slots.running) <= container.spec.slots
         held = [gpu for each in self.node.containers.values() for gpu in each.gpus]
         assert sorted([*held, *self.node.free_gpus]) == sorted(GPUS)
 

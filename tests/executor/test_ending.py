@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from indexify_dataplane.blobs.base import BlobError
@@ -167,6 +168,24 @@ class Ending(ScriptedTestCase):
         self.assertEqual(await self.executors.finalize(allocation, failed), failed)
         (left,) = self.left_over()
         self.assertIn(f"{allocation.id}0.output_x", left)
+
+    async def test_state_that_an_earlier_node_was_writing_is_aborted_and_nobody_elses(self) -> None:
+        await self.begin()
+        begun: list[tuple[str, str]] = []
+        self.executors._allocations[self.allocation.id].began = lambda *upload: begun.append(upload)
+        write = fe.AllocationRequestStatePrepareWriteOperation(size=5)
+        operation = fe.AllocationRequestStateOperation(operation_id="1", state_key="key", prepare_write=write)
+        self.executor.state(request_state_operations=[operation])
+        blob = (await self.updated(1))[0].request_state_operation_result.prepare_write.blob
+        put_part(blob.chunks[0].uri, 0, b"value")
+        other = self.store.create_upload(begun[0][0])
+        put_part(self.store.part_url(begun[0][0], other, 1, 60), 0, b"another's")
+        await self.executors.close()
+        await self.connect()  # As after a crash: nothing is known but what was stored.
+        row = evolve(self.allocation, uploads=tuple(begun))
+        await self.executors.finalize(row, Failed(Reason.CONTAINER_TERMINATED))
+        (left,) = self.left_over()
+        self.assertIn(other, left)
 
     async def test_an_allocation_killed_while_it_is_prepared_leaves_nothing(self) -> None:
         await self.connect()
