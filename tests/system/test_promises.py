@@ -14,7 +14,7 @@ from tests.engine import Engine, _busybox
 from tests.registry import Registry
 
 from .docker_nodes import DockerNodes
-from .harness import Server, Site, until
+from .harness import PROGRAM, Server, Site, until
 
 
 @pytest.fixture
@@ -139,3 +139,20 @@ def test_heartbeat_failures_are_said_and_end_when_the_server_is_back(nodes: Dock
     until("the node ready again", lambda: node.monitoring.send("GET", "/ready")[0] == 200, 60)
     assert node.executor_id in back.rest.executors()
     nodes.server = back
+
+
+def test_without_the_privilege_a_policy_is_refused_with_the_reason(nodes: DockerNodes) -> None:
+    """Network rules not applied: missing privileges. Never started open; doctor says the same."""
+    unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"]
+    nodes.start(command=[*unprivileged, PROGRAM, "--config", str(nodes.config)])
+    plain = nodes.create()
+    closed = nodes.create(network={"allow_internet_access": False})
+    nodes.server.rest.running(plain)
+    [outcome] = nodes.server.rest.ended(closed).values()
+    assert outcome.startswith("Failure("), outcome
+    assert f"indexify-{closed}" not in {name.lstrip("/") for each in nodes.ours() for name in each["Names"]}
+    assert nodes.node is not None and "NET_ADMIN" in nodes.node.said
+    doctor = nodes.site.run(*unprivileged, PROGRAM, "doctor", "--json", "--config", str(nodes.config), seconds=120)
+    [privilege] = [each for each in json.loads(doctor.stdout)["checks"] if each["check"] == "privilege"]
+    assert doctor.returncode == 1 and privilege["grade"] == "failed"
+    assert "--privileged" in privilege["advice"] and "NET_ADMIN" in privilege["advice"]
