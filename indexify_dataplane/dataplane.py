@@ -197,7 +197,12 @@ class Dataplane:
 
     def _driver_rules(self, kind: Kind, driver: Driver) -> DriverRules:
         takes_snapshots = self._snapshot_blobs is not None and driver.takes_snapshots(kind)
-        return DriverRules(driver.enforces_policies(), driver.survives_node(kind), takes_snapshots)
+        return DriverRules(
+            enforces_policies=driver.enforces_policies(),
+            survives_node=driver.survives_node(kind),
+            takes_snapshots=takes_snapshots,
+            freezes=driver.freezes(),
+        )
 
     async def _present(self) -> list[Present]:
         return [

@@ -29,6 +29,7 @@ from .core.effects import (
     CancelRun,
     CancelSnapshot,
     CancelStart,
+    Conform,
     CountDeath,
     Deliver,
     Discard,
@@ -321,6 +322,8 @@ class Reconciliation(Service):
                 log.warn("a snapshot of an earlier configuration cannot be tidied up", container_id=effect.container_id)
             case Kill():
                 self._run(Deferred.fromCoroutine(work.containers.kill(effect)))
+            case Conform():
+                self._run(work.containers.conform(effect))
             case KillOrphan():
                 self._run(Deferred.fromCoroutine(work.containers.kill_orphan(effect)))
             case _ if work.allocations is None:
@@ -379,17 +382,15 @@ class Reconciliation(Service):
         for work in cancelled:
             work.cancel()
         if self._committing:
-            written: Deferred[None] = Deferred()
-            self._idle.append(written)
-            cancelled.append(written)
+            self._idle.append(Deferred())
+            cancelled.append(self._idle[-1])
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._flush()
             if self._committing:
-                written = Deferred()
-                self._idle.append(written)
-                cancelled.append(written)
+                self._idle.append(Deferred())
+                cancelled.append(self._idle[-1])
         return DeferredList(cancelled, consumeErrors=True)
 
 

@@ -52,6 +52,8 @@ class NodeRoutes:
         state = container.state
         if not isinstance(state, Running):
             return NotRunning(WORDS[type(state)])
+        if state.claiming:
+            return NotRunning(WORDS[Starting])
         known = self._targets.get(container.id)
         if known is not None and known[0] is container:
             return known[1]

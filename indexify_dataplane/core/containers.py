@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from . import allocations, gpus
+from . import allocations, claims, gpus
 from .effects import (
     Adopt,
     CancelSnapshot,
@@ -33,7 +33,6 @@ from .model import (
     Aborting,
     Container,
     ContainerSpec,
-    ContainerStarted,
     ContainerTerminated,
     ExitStatus,
     Handle,
@@ -64,7 +63,7 @@ def add(turn: Turn, spec: ContainerSpec) -> None:
     match container.state:
         case Starting() | Running():
             if spec.sandbox is not None and container.spec.kind is Kind.SANDBOX:
-                redescribe(turn, container, spec.sandbox)
+                claims.redescribe(turn, container, spec.sandbox)
         case Terminated(reason, _, report):
             # A repeat that crossed with our report, or a server that took a dying container over in a full sync.
             # It starts nothing; should the server have lost the report, it gets it again.
@@ -83,7 +82,7 @@ def begin(turn: Turn, spec: ContainerSpec) -> None:
     claimed_at = turn.now if spec.sandbox_id is not None else None
     container = turn.put(Container(spec, Starting(turn.now), op=op, claimed_at=claimed_at, gpus=held))
     turn.do(Start(spec.id, op, spec, held))
-    _set_expiry_alarm(turn, container)
+    set_expiry_alarm(turn, container)
 
 
 def refusal(node: Node, spec: ContainerSpec) -> str | None:
@@ -162,29 +161,7 @@ def update(turn: Turn, container_id: str, sandbox: SandboxSpec | None) -> None:
     """UpdateContainerDescription: a claim, or (after every sandbox start) a repeat without a change."""
     container = turn.node.containers.get(container_id)
     if container is not None and sandbox is not None and container.spec.kind is Kind.SANDBOX:
-        redescribe(turn, container, sandbox)
-
-
-def redescribe(turn: Turn, container: Container, sandbox: SandboxSpec) -> None:
-    """Replace the sandbox part of a description. From no sandbox id to one is a claim and is answered."""
-    if sandbox == container.spec.sandbox or not isinstance(container.state, Starting | Running):
-        return
-    before = container.spec.sandbox
-    claim = container.spec.sandbox_id is None and bool(sandbox.sandbox_id)
-    policy = sandbox.network_policy
-    container = evolve(container, spec=evolve(container.spec, sandbox=sandbox))
-    if claim:
-        container = evolve(container, claimed_at=turn.now)
-    turn.put(container)
-    driver = turn.node.rules.drivers.get(Kind.SANDBOX)
-    changed = policy is not None and policy != (before.network_policy if before else None)
-    if changed and not (driver and driver.enforces_policies):
-        # A policy that cannot be in force means no sandbox, as at a start.
-        end(turn, container, Reason.STARTUP_FAILED_INTERNAL_ERROR)
-        return
-    if claim and isinstance(container.state, Running):
-        turn.report(ContainerStarted(container.id))
-    _set_expiry_alarm(turn, container)
+        claims.redescribe(turn, container, sandbox)
 
 
 def started(turn: Turn, event: Started) -> None:
@@ -193,10 +170,11 @@ def started(turn: Turn, event: Started) -> None:
         turn.do(KillOrphan(event.handle))
         return
     match container.state:
-        case Starting():
-            container = turn.put(evolve(container, state=Running(event.handle, turn.now)))
+        case Starting(_, outdated):
+            running = Running(event.handle, turn.now, claiming=outdated)
+            container = turn.put(evolve(container, state=running))
             turn.do(Watch(container.id, container.spec, event.handle))
-            turn.report(ContainerStarted(container.id))
+            claims.started(turn, container, running)
             due(turn, container.id)
             allocations.container_running(turn, container.id)
         case Aborting(reason):
@@ -262,11 +240,13 @@ def due(turn: Turn, container_id: str) -> None:
         return
     now = turn.now
     match container.state:
-        case Running():
+        case Running() as running:
             if container.expires_at is not None and now >= container.expires_at:
                 end(turn, container, Reason.FUNCTION_TIMEOUT)
             elif container.stop_by is not None and now >= container.stop_by:
                 end(turn, container, Reason.FUNCTION_CANCELLED)
+            else:
+                claims.rest(turn, container, running)
         case Stopping(handle, reason, kill_at) if now >= kill_at:
             kill(turn, container, handle, reason)
         case Killing(handle, _, _, retry_at) if retry_at is not None and now >= retry_at:
@@ -324,6 +304,6 @@ def reason_of_exit(kind: Kind, status: ExitStatus) -> TerminationReason:
     return Reason.PROCESS_CRASH
 
 
-def _set_expiry_alarm(turn: Turn, container: Container) -> None:
+def set_expiry_alarm(turn: Turn, container: Container) -> None:
     if container.expires_at is not None:
         turn.alarm(container.expires_at, Due(container.id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from .events import Event
-from .model import Allocation, Container, ContainerSpec, Handle, Outcome, Report
+from .model import Allocation, Container, ContainerSpec, Handle, NetworkPolicy, Outcome, Report
 
 # Store effects.
 
@@ -88,16 +88,30 @@ class CancelStart:
 
 @frozen
 class Watch:
-    """Tell of the container's exit (Exited) and of bad health (Unhealthy), until Unwatch."""
+    """Tell of the container's exit (Exited) and of bad health (Unhealthy), until Unwatch. A ``frozen`` one cannot
+    answer: only its exit is told. Replaces an earlier watch."""
 
     container_id: str
     spec: ContainerSpec
     handle: Handle
+    frozen: bool = False
 
 
 @frozen
 class Unwatch:
     container_id: str
+
+
+@frozen
+class Conform:
+    """Make a running sandbox's rules those of ``policy``, then thaw or freeze it: answered by Conformed or
+    ConformFailed, or by nothing if it has ended meanwhile. Orders for one container are carried out one by one."""
+
+    container_id: str
+    op: int
+    handle: Handle
+    policy: NetworkPolicy | None
+    frozen: bool
 
 
 @frozen
@@ -205,6 +219,7 @@ WorldEffect = (
     | CancelStart
     | Watch
     | Unwatch
+    | Conform
     | Terminate
     | TakeSnapshot
     | CancelSnapshot

@@ -165,6 +165,24 @@ class SnapshotAttemptFailed:
 
 
 @frozen
+class Conformed:
+    """The network policy is in force; ``frozen`` says whether it rests now: freezing may fail."""
+
+    container_id: str
+    op: int
+    frozen: bool
+
+
+@frozen
+class ConformFailed:
+    """The policy is not in force, or the container is not awake. ``message`` is for the log."""
+
+    container_id: str
+    op: int
+    message: str
+
+
+@frozen
 class Due:
     """An alarm that the core set for this container rings."""
 
@@ -247,6 +265,8 @@ Event = (
     | Unhealthy
     | Snapshotted
     | SnapshotAttemptFailed
+    | Conformed
+    | ConformFailed
     | Due
     | Prepared
     | PrepareFailed

@@ -71,9 +71,11 @@ class ExitStatus:
 
 @frozen
 class Starting:
-    """The driver was told to start (or to take over) and has not answered; ``since`` is when the command came."""
+    """The driver was told to start (or to take over) and has not answered; ``since`` is when the command came.
+    ``outdated``: its network policy has changed since the driver was told."""
 
     since: float
+    outdated: bool = False
 
 
 @frozen
@@ -86,10 +88,16 @@ class Aborting:
 
 @frozen
 class Running:
-    """Usable: the process is up and answered that it is healthy."""
+    """Usable: the process is up and answered that it is healthy.
+
+    ``frozen``: a warm container that rests, or is being put to rest. ``claiming``: its claim is being carried out; it
+    is reported and routed to when its network policy is in force and it is awake.
+    """
 
     handle: Handle
     since: float
+    frozen: bool = False
+    claiming: bool = False
 
 
 @frozen

@@ -15,6 +15,7 @@ class DriverRules:
     enforces_policies: bool = False
     survives_node: bool = False
     takes_snapshots: bool = False
+    freezes: bool = False
 
 
 @frozen
@@ -24,6 +25,7 @@ class Rules:
     ``forget_after``: a dead container that the server never removes is forgotten this long after the server knows.
     ``outcome_grace``: a finished allocation's id is remembered this long after its outcome was accepted, so that a
     command that crossed with the outcome does not run it again. ``allowed`` empty means every function.
+    ``freeze_after``: a warm container of a pool rests this long after it was ready, where the driver can freeze.
     ``abandoned_grace``: a sandbox whose snapshot failed lives so much longer at most. ``snapshot_timeout``: for all
     attempts of one snapshot together. ``drivers`` lacks a kind that this node does not run.
     """
@@ -36,6 +38,7 @@ class Rules:
     snapshot_attempts: int = 5
     snapshot_retry_first: float = 1.0
     snapshot_retry_most: float = 30.0
+    freeze_after: float = 10.0
     kill_retry_first: float = 1.0
     kill_retry_most: float = 30.0
     default_allocation_timeout_ms: int = 300_000

@@ -6,7 +6,8 @@ The record is written before the driver acts and the driver marks a container be
     Starting      finish the start         kill, start failed; start   start it (a function that dies with its node
                                            it if it never ran          may have run its constructor: dead)
     Aborting      kill                     kill                        dead
-    Running       keep                     keep; its exit is told      dead, reason unknown
+    Running       keep; rules and rest     keep; its exit is told      dead, reason unknown
+                  are put back
     Snapshotting  take it again            take it from them          dead, the snapshot failed
     Stopping      go on stopping           go on; its exit is told     dead, with the reason it was stopped for
     Killing       kill again               kill again                  kill again (idempotent)
@@ -22,7 +23,7 @@ from types import MappingProxyType
 
 from attrs import evolve, frozen
 
-from . import containers, snapshots
+from . import claims, containers, snapshots
 from .effects import Adopt, CountDeath, Effect, Finalize, KillOrphan, Start, Terminate, Watch
 from .events import Due
 from .model import (
@@ -137,7 +138,7 @@ def _container(
                 containers.terminated(turn, container, reason)
             else:
                 containers.kill(turn, container, present.handle, reason)
-        case Running(handle):
+        case Running(handle) as running:
             if (function and (dies_with_node or blamed)) or present is None:
                 containers.kill(turn, container, handle, Reason.UNKNOWN)
             elif function and alive:
@@ -146,7 +147,7 @@ def _container(
                 turn.put(evolve(container, op=op, state=Starting(turn.now)))
                 turn.do(Adopt(container.id, op, container.spec, handle))
             else:
-                turn.do(Watch(container.id, container.spec, handle))
+                claims.resumed(turn, container, running)
                 _expiry(turn, container)
                 if container.stop_by is not None:
                     turn.alarm(container.stop_by, Due(container.id))
@@ -155,6 +156,7 @@ def _container(
                 snapshots.lost(turn, container)
             else:
                 turn.do(Watch(container.id, container.spec, handle))
+                claims.reapply(turn, container, handle)
                 snapshots.resume(turn, container)
                 _expiry(turn, container)
         case Stopping(handle, reason, kill_at):

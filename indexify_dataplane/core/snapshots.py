@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from . import containers
-from .effects import SweepUploads, TakeSnapshot, Watch
+from . import claims, containers
+from .effects import SweepUploads, TakeSnapshot
 from .events import Due, ForgetAnswer, SnapshotAttemptFailed, SnapshotContainer, Snapshotted
 from .model import (
     Container,
@@ -44,6 +44,9 @@ def order(turn: Turn, command: SnapshotContainer) -> None:
         turn.answer(SnapshotFailed(command.container_id, command.snapshot_id, "container not found"))
     else:
         match container.state:
+            case Running(claiming=True):
+                # Its claim is not answered yet, so nobody can know that it runs.
+                turn.answer(SnapshotFailed(container.id, command.snapshot_id, "container not in running state"))
             case Running(handle, since) if _possible(turn, container):
                 state = Snapshotting(handle, since, turn.now, command.snapshot_id, command.upload_uri)
                 _take(turn, evolve(container, state=state, stop_by=None))
@@ -151,9 +154,10 @@ def _give_up(turn: Turn, container: Container, message: str) -> None:
         containers.kill(turn, container, state.handle, reason, answer)
         return
     snapshot_id = state.snapshot_id
-    container = turn.put(evolve(container, state=Running(state.handle, state.since)))
-    turn.do(Watch(container.id, container.spec, state.handle))
-    container = _answer_failure(turn, container, snapshot_id, message)
+    running = Running(state.handle, state.since)
+    # Its rules may have been changed while the snapshot was taken, and the answer passed over.
+    claims.resumed(turn, turn.put(evolve(container, state=running)), running)
+    container = _answer_failure(turn, turn.node.containers[container.id], snapshot_id, message)
     if container.removal_ordered:
         containers.end(turn, container, Reason.FUNCTION_CANCELLED)
     else:

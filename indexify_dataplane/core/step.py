@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from . import allocations, containers, snapshots
+from . import allocations, claims, containers, snapshots
 from .effects import Discard, Effect
 from .events import (
     AddContainer,
@@ -12,6 +12,8 @@ from .events import (
     ChildResult,
     Command,
     Commanded,
+    Conformed,
+    ConformFailed,
     Delivered,
     DrainAll,
     Due,
@@ -77,6 +79,10 @@ def step(node: Node, event: Event, now: float) -> tuple[Node, tuple[Effect, ...]
             snapshots.taken(turn, event)
         case SnapshotAttemptFailed():
             snapshots.failed(turn, event)
+        case Conformed():
+            claims.conformed(turn, event)
+        case ConformFailed():
+            claims.conform_failed(turn, event)
         case Due(container_id):
             containers.due(turn, container_id)
             snapshots.due(turn, container_id)

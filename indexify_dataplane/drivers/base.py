@@ -155,5 +155,15 @@ class Driver(Protocol):
         ``kill`` takes the rules away.
         """
 
+    def freezes(self) -> bool:
+        """Whether idle containers can be frozen here, and are to be."""
+
+    async def freeze(self, handle: Handle) -> None:
+        """Stop all its processes where they are; it cannot answer any more. Raises DriverError."""
+
+    async def thaw(self, handle: Handle) -> None:
+        """Let them go on; nothing happens to one that is not frozen or unknown. Raises DriverError. ``terminate`` and
+        ``kill`` thaw first where that is needed."""
+
     async def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         """Where the proxy reaches ``port`` of the container. 9501 is the daemon's HTTP API. Raises PortRefused."""

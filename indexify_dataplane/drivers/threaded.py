@@ -213,6 +213,16 @@ class ThreadedDriver:
     async def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None:
         await self._call("apply policy", self._driver.apply_policy, handle, container_id, policy)
 
+    def freezes(self) -> bool:
+        return self._driver.freezes()
+
+    async def freeze(self, handle: Handle) -> None:
+        await self._call("freeze", self._driver.freeze, handle)
+
+    async def thaw(self, handle: Handle) -> None:
+        if self._driver.freezes():
+            await self._call("thaw", self._driver.thaw, handle)
+
     async def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         return await self._call("upstream", self._driver.upstream, handle, port)
 

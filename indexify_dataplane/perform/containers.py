@@ -7,17 +7,17 @@ is waited for (it is killed here), or while it is being killed already (the kill
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
-from ..core.effects import Adopt, Kill, KillOrphan, Start, Terminate
-from ..core.events import Event, Killed, KillFailed, Started, StartFailed
+from ..core.effects import Adopt, Conform, Kill, KillOrphan, Start, Terminate
+from ..core.events import Conformed, ConformFailed, Event, Killed, KillFailed, Started, StartFailed
 from ..core.model import ContainerSpec, Handle, Kind, Resources, TerminationReason
 from ..daemon_client import Daemons, DaemonUnreachable
-from ..drivers.base import Driver, DriverError, StartOrder
+from ..drivers.base import Driver, DriverError, PolicyRefused, StartOrder
 from ..metrics import Metrics
 from ..reactor import Clock
 from ..tracing import Tracing
@@ -26,9 +26,12 @@ from .readiness import Readiness, Timing, sleep
 from .snapshots import SnapshotWork
 
 log = Logger()
+T = TypeVar("T")
 Reason = TerminationReason
 
 LOG_LINES = 50
+CONFORM_PAUSES = (0.2, 1.0)
+"""Seconds between tries to put a policy in force."""
 
 
 class ContainerWork:
@@ -60,6 +63,7 @@ class ContainerWork:
         self._default_image = default_image
         self._tracing = tracing or Tracing()
         self._cancellable: dict[int, Deferred[Any]] = {}
+        self._locks: dict[str, DeferredLock] = {}
 
     def driver_of(self, handle: Handle) -> Driver:
         """Raises DriverError for a container of a driver that is not configured any more."""
@@ -186,7 +190,62 @@ class ContainerWork:
         except DriverError as error:
             log.warn("container cannot be asked to end", container_id=effect.container_id, error=str(error))
 
+    def conform(self, effect: Conform) -> Deferred[Event | None]:
+        """Policy first, then rest or wake it. None if it has ended: its watch tells how."""
+        return self._one_by_one(effect.container_id, lambda: self._try_to_conform(effect))
+
+    def _one_by_one(self, container_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
+        lock = self._locks.setdefault(container_id, DeferredLock())
+        return lock.run(lambda: Deferred.fromCoroutine(work()))
+
+    async def _try_to_conform(self, effect: Conform) -> Event | None:
+        problem: DriverError
+        try:
+            driver, pauses = self.driver_of(effect.handle), list(CONFORM_PAUSES)
+            while True:
+                try:
+                    return Conformed(effect.container_id, effect.op, await self._conform(driver, effect))
+                except DriverError as error:
+                    problem = error
+                if not pauses or isinstance(problem, PolicyRefused):
+                    break
+                await sleep(self._clock, pauses.pop(0))
+            if await self._has_ended(driver, effect.handle):
+                return None
+        except DriverError as error:
+            problem = error
+        return ConformFailed(effect.container_id, effect.op, str(problem))
+
+    async def _conform(self, driver: Driver, effect: Conform) -> bool:
+        """Whether it is frozen in the end."""
+        if driver.enforces_policies():
+            await driver.apply_policy(effect.handle, effect.container_id, effect.policy)
+        if not effect.frozen:
+            await driver.thaw(effect.handle)
+            return False
+        try:
+            await driver.freeze(effect.handle)
+        except DriverError as error:
+            log.warn("an idle container cannot be frozen", container_id=effect.container_id, error=str(error))
+            await driver.thaw(effect.handle)
+            return False
+        return True
+
+    async def _has_ended(self, driver: Driver, handle: Handle) -> bool:
+        try:
+            return await driver.inspect(handle) is not None
+        except DriverError as error:
+            log.debug("a container cannot be looked at", handle=handle.id, error=str(error))
+            return False
+
     async def kill(self, effect: Kill) -> Event:
+        """Rules that are being applied come first: they would otherwise be left behind."""
+        event = await self._one_by_one(effect.container_id, lambda: self._kill(effect))
+        if isinstance(event, Killed):
+            self._locks.pop(effect.container_id, None)
+        return event
+
+    async def _kill(self, effect: Kill) -> Event:
         try:
             await self.driver_of(effect.handle).kill(effect.handle)
         except Exception as error:

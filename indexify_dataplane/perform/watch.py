@@ -47,7 +47,7 @@ class ContainerWatch:
         self._asking: Deferred[None] | None = None
         self._stop_driver: Callable[[], None] | None = None
         self._stopped = False
-        self._quiet = False
+        self._quiet = effect.frozen
 
     def start(self) -> None:
         handle = self._effect.handle

@@ -56,6 +56,7 @@ class MemoryContainer:
     order: StartOrder
     handle: Handle
     status: ExitStatus | None = None
+    frozen: bool = False
     ignores_sigterm: bool = False
     files: bytes = b""
     output: bytearray = field(factory=bytearray)
@@ -168,6 +169,7 @@ class MemoryDriver:
         terminate_delay: float = 0.0,
         kill_delay: float = 0.0,
         enforces_policies: bool = True,
+        freezes: bool = True,
         faults: Faults = no_faults,
     ) -> None:
         self._reactor = reactor
@@ -178,6 +180,7 @@ class MemoryDriver:
         self.kill_delay = kill_delay
         self.faults = faults
         self._enforces_policies = enforces_policies
+        self._freezes = freezes
         self._timers: set[Any] = set()
         self._watching: dict[Callable[[], None], MemoryContainer] = {}
         self._vanished = False
@@ -264,10 +267,31 @@ class MemoryDriver:
         if fault.error is not None:
             raise fault.error
 
+    def freezes(self) -> bool:
+        return self._freezes
+
+    async def freeze(self, handle: Handle) -> None:
+        fault = await self._pass("freeze", handle.id.rpartition("#")[0])
+        container = self.host.find(handle)
+        if container is None or container.status is not None or not self._freezes:
+            raise DriverError(f"container {handle.id} cannot be frozen")
+        container.frozen = True
+        if fault.error is not None:
+            raise fault.error
+
+    async def thaw(self, handle: Handle) -> None:
+        fault = await self._pass("thaw", handle.id.rpartition("#")[0])
+        container = self.host.find(handle)
+        if container is not None:
+            container.frozen = False
+        if fault.error is not None:
+            raise fault.error
+
     async def terminate(self, handle: Handle) -> None:
         fault = await self._pass("terminate", handle.id.rpartition("#")[0])
         container = self.host.find(handle)
         if container is not None and container.status is None and not container.ignores_sigterm:
+            container.frozen = False
             self._later(self.terminate_delay, lambda: container.end(ExitStatus(code=0)))
         if fault.error is not None:
             raise fault.error

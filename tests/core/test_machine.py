@@ -21,6 +21,7 @@ from indexify_dataplane.core.model import (
     Cancelling,
     Completed,
     Container,
+    ContainerSpec,
     ContainerTerminated,
     Done,
     Executing,
@@ -29,7 +30,9 @@ from indexify_dataplane.core.model import (
     FailureReason,
     Handle,
     Kind,
+    NetworkPolicy,
     Preparing,
+    Running,
     SandboxSpec,
     Terminated,
     TerminationReason,
@@ -52,7 +55,8 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         functions = DriverRules(survives_node=self.functions_survive)
-        self.rules_of_it = Rules(drivers=Map({Kind.SANDBOX: DriverRules(survives_node=True), Kind.FUNCTION: functions}))
+        sandboxes = DriverRules(enforces_policies=True, survives_node=True, freezes=True)
+        self.rules_of_it = Rules(drivers=Map({Kind.SANDBOX: sandboxes, Kind.FUNCTION: functions}))
         self.node = Node("exec", rules=self.rules_of_it, free_gpus=GPUS)
         self.containers: dict[str, Container] = {}
         self.rows: dict[str, object] = {}
@@ -61,6 +65,7 @@ class World(RuleBasedStateMachine):
         self.pending: list[fx.Effect] = []
         self.alive: dict[str, tuple[str, Handle]] = {}
         self.watched: dict[str, Handle] = {}
+        self.in_force: dict[str, tuple[NetworkPolicy | None, bool]] = {}
         self.alarms: list[fx.Alarm] = []
         self.running: set[str] = set()
         self.deaths: Counter[str] = Counter()
@@ -120,17 +125,19 @@ class World(RuleBasedStateMachine):
         self.seq += 1
         self.tell(ev.Commanded(self.seq, command))
 
-    def create(self, container_id: str) -> Handle:
+    def create(self, container_id: str, spec: ContainerSpec) -> Handle:
         self.life += 1
         handle = Handle("memory", f"{container_id}#{self.life}")
         self.alive[handle.id] = (container_id, handle)
+        self.in_force[handle.id] = (spec.sandbox.network_policy if spec.sandbox else None, False)
         return handle
 
     def answer(self, effect: fx.Effect, well: bool) -> None:
         match effect:
-            case fx.Start(id, op) if well:
-                self.tell(ev.Started(id, op, self.create(id)))
-            case fx.Adopt(id, op, _, handle) if well and handle.id in self.alive:
+            case fx.Start(id, op, spec) if well:
+                self.tell(ev.Started(id, op, self.create(id, spec)))
+            case fx.Adopt(id, op, spec, handle) if well and handle.id in self.alive:
+                self.in_force[handle.id] = (spec.sandbox.network_policy if spec.sandbox else None, False)
                 self.tell(ev.Started(id, op, handle))
             case fx.Start(id, op) | fx.Adopt(id, op):
                 if isinstance(effect, fx.Adopt):
@@ -139,6 +146,13 @@ class World(RuleBasedStateMachine):
             case fx.Watch(id, _, handle):
                 if self.watched.get(id) == handle:
                     self.tell(ev.Exited(id, handle.id, ExitStatus(code=1)))
+            case fx.Conform(id, op, handle, policy, frozen) if well:
+                if handle.id in self.alive:
+                    self.in_force[handle.id] = (policy, frozen)
+                    self.tell(ev.Conformed(id, op, frozen))
+            case fx.Conform(id, op, handle):
+                if handle.id in self.alive:
+                    self.tell(ev.ConformFailed(id, op, "no"))
             case fx.Kill(id, op, handle) if well:
                 self.alive.pop(handle.id, None)
                 self.tell(ev.Killed(id, op))
@@ -155,16 +169,23 @@ class World(RuleBasedStateMachine):
 
     @rule(id=st.sampled_from(IDS), sandboxed=st.booleans(), claimed=st.booleans(), gpus=st.integers(0, 2))
     def add(self, id: str, sandboxed: bool, claimed: bool, gpus: int) -> None:
-        spec = sandbox(id, claimed=claimed, timeout=30) if sandboxed else function(id, slots=2, gpus=gpus)
+        warm = evolve(sandbox(id, claimed=claimed, timeout=30), pool_id=None if claimed else "pool")
+        spec = warm if sandboxed else function(id, slots=2, gpus=gpus)
         self.command(ev.AddContainer(spec))
 
     @rule(id=st.sampled_from(IDS))
     def remove(self, id: str) -> None:
         self.command(ev.RemoveContainer(id))
 
-    @rule(id=st.sampled_from(IDS), name=st.sampled_from(("x", "y")), timeout=st.sampled_from((0, 5)))
-    def claim(self, id: str, name: str, timeout: int) -> None:
-        self.command(ev.UpdateContainer(id, SandboxSpec(sandbox_id=name, timeout_secs=timeout)))
+    @rule(
+        id=st.sampled_from(IDS),
+        name=st.sampled_from(("x", "y")),
+        timeout=st.sampled_from((0, 5)),
+        policy=st.sampled_from((None, NetworkPolicy(True), NetworkPolicy(False))),
+    )
+    def claim(self, id: str, name: str, timeout: int, policy: NetworkPolicy | None) -> None:
+        sandbox = SandboxSpec(sandbox_id=name, timeout_secs=timeout, network_policy=policy)
+        self.command(ev.UpdateContainer(id, sandbox))
 
     @rule(id=st.sampled_from(IDS))
     def snapshot(self, id: str) -> None:
@@ -244,8 +265,10 @@ class World(RuleBasedStateMachine):
         for effect in self.pending:
             if data.draw(st.booleans()):
                 match effect:
-                    case fx.Start(id):
-                        self.create(id)
+                    case fx.Start(id, _, spec):
+                        self.create(id, spec)
+                    case fx.Conform(_, _, handle, policy, frozen):
+                        self.in_force[handle.id] = (policy, frozen)
                     case fx.Kill(_, _, handle) | fx.KillOrphan(handle):
                         self.alive.pop(handle.id, None)
         functions = {id for id, each in self.containers.items() if each.spec.kind is Kind.FUNCTION}
@@ -279,6 +302,19 @@ class World(RuleBasedStateMachine):
         for key, (id, _) in self.alive.items():
             record = self.containers.get(id)
             assert key in condemned or (record is not None and not isinstance(record.state, Terminated)), (key, record)
+
+    @invariant()
+    def rules_and_rest_are_as_recorded(self) -> None:
+        """... or will be when what was ordered is done; a claim is not over before."""
+        ordered = {(each.container_id, each.op) for each in self.pending if isinstance(each, fx.Conform)}
+        for id, record in self.containers.items():
+            state = record.state
+            if not isinstance(state, Running) or record.spec.sandbox is None or state.handle.id not in self.alive:
+                continue
+            if (id, record.op) not in ordered:
+                assert not state.claiming
+                assert self.in_force[state.handle.id] == (record.spec.sandbox.network_policy, state.frozen)
+            assert not (state.frozen and record.spec.sandbox_id)
 
     @invariant()
     def slots_and_gpus(self) -> None:

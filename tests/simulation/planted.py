@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 
 from indexify_dataplane.core import effects as fx
@@ -13,6 +14,7 @@ from indexify_dataplane.core.model import (
     Aborting,
     AllocationEnded,
     Container,
+    ContainerStarted,
     ContainerTerminated,
     Done,
     Killing,
@@ -27,6 +29,7 @@ from indexify_dataplane.core.outbox import Batch, Outbox
 from indexify_dataplane.core.session import Session
 from indexify_dataplane.core.step import step
 from indexify_dataplane.core.turn import Turn
+from indexify_dataplane.testing.memory_driver import MemoryDriver
 
 from .world import Dice, Parts, SimStore, calm
 
@@ -110,6 +113,53 @@ def _answers_early(node: Node, event: ev.Event, now: float) -> tuple[Node, tuple
         turn = Turn(after, now)
         turn.answer(state.answer)
         return turn.node, (*turn.effects, *effects)
+    return after, effects
+
+
+class TrustingDriver(MemoryDriver):
+    """Takes it for granted that what it finds has its rules."""
+
+    async def list_containers(self) -> Any:
+        self.found = await super().list_containers()
+        return self.found
+
+    async def apply_policy(self, handle: Any, container_id: str, policy: Any) -> None:
+        if handle not in [each.handle for each in self.found]:
+            await super().apply_policy(handle, container_id, policy)
+
+
+def _rewritten(change: Callable[[fx.Effect], fx.Effect]) -> Any:
+    def decide(node: Node, event: ev.Event, now: float) -> tuple[Node, tuple[fx.Effect, ...]]:
+        after, effects = step(node, event, now)
+        return after, tuple(change(effect) for effect in effects)
+
+    return decide
+
+
+def _sleep_on(effect: fx.Effect) -> fx.Effect:
+    claimed = isinstance(effect, fx.Conform) and not effect.frozen
+    return evolve(effect, frozen=True) if claimed else effect  # type: ignore[type-var]
+
+
+def _ask(effect: fx.Effect) -> fx.Effect:
+    return evolve(effect, frozen=False) if isinstance(effect, fx.Watch) else effect
+
+
+_sleeps_on, _asks_the_frozen = _rewritten(_sleep_on), _rewritten(_ask)
+
+
+def _reports_at_once(node: Node, event: ev.Event, now: float) -> tuple[Node, tuple[fx.Effect, ...]]:
+    """The answer to a claim goes out with the order to carry it out."""
+    after, effects = step(node, event, now)
+    early = [effect for effect in effects if isinstance(effect, fx.Conform)]
+    if early and isinstance(event, ev.Commanded):
+        [conform] = early
+        number = after.next_report
+        report = fx.Report(number, ContainerStarted(conform.container_id))
+        container = after.containers[conform.container_id]
+        told = evolve(container, state=evolve(container.state, claiming=False))
+        after = evolve(after, next_report=number + 1, containers=after.containers.set(told.id, told))
+        return after, (*effects, fx.Save(told), fx.Send(report))
     return after, effects
 
 
@@ -202,10 +252,34 @@ PLANTED: dict[str, tuple[Parts, Dice]] = {
         ),
         calm(),
     ),
+    "a claim is reported before its rules are in force": (
+        Parts(decide=_reports_at_once),
+        calm(),
+    ),
+    "a claim does not change the rules": (
+        without(
+            lambda node, event, effect: (
+                isinstance(effect, fx.Conform)
+                and isinstance(event, ev.Commanded)
+                and not isinstance(_state(node, event.command), Starting)
+            )
+        ),
+        calm(),
+    ),
     "a snapshot is complete before its sandbox has ended": (Parts(decide=_answers_early), calm()),
     "what a dead node left in the blob store is not looked for": (
         without(lambda node, event, effect: isinstance(effect, fx.SweepUploads)),
         calm(snapshot_fails=0.3, crash=0.03),
+    ),
+    "a claimed container is not woken": (Parts(decide=_sleeps_on), calm()),
+    "an adopted sandbox keeps the rules it has": (Parts(driver=TrustingDriver), calm(crash=0.02, rules_lost=1.0)),
+    "a frozen container is asked for its health": (
+        Parts(decide=_asks_the_frozen),
+        calm(),
+    ),
+    "a policy that cannot be applied is taken for applied": (
+        ignoring(lambda node, event: isinstance(event, ev.ConformFailed)),
+        calm(policy_fails=0.9),
     ),
     "a slot is not given back": (
         without(

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from indexify_dataplane.blobs.stores import Blobs
 from indexify_dataplane.control.transport import ControlError
-from indexify_dataplane.core.model import Completed, ExitStatus, Kind
+from indexify_dataplane.core.model import Completed, ExitStatus, Kind, NetworkPolicy, Running
 from indexify_dataplane.core.node import Rules
 from indexify_dataplane.core.outbox import Outbox
 from indexify_dataplane.core.session import Session
@@ -44,6 +44,8 @@ from .snapshots import NodeGone, SimBlobs, SlowCalls, SnapshotChecks
 
 HEALTH_THRESHOLD = 3
 NS = "default"
+LOST = NetworkPolicy(deny_out=("lost",))
+"""What is in force where somebody has taken the rules away."""
 EXECUTOR = "sim-executor"
 
 
@@ -104,6 +106,9 @@ class Dice:
     daemon_silent: float = 0.0
     internal: float = 0.0
     snapshot_fails: float = 0.0
+    policy_fails: float = 0.0
+    freeze_fails: float = 0.0
+    rules_lost: float = 0.0
 
 
 class SimStore(Store):
@@ -189,6 +194,9 @@ class SimDaemons:
             for container_id, each in self._world.host.containers.items()
             if each.status is None and each.handle.daemon_address == address
         ]
+        if found and self._world.host.containers[found[0]].frozen:
+            self._world.asked_while_frozen.append(found[0])
+            raise DaemonUnreachable(f"{address} is frozen")
         if not found or self._world.random.random() < self._world.dice.daemon_silent:
             self._silent[address] += 1
             if found and self._silent[address] >= HEALTH_THRESHOLD:
@@ -229,6 +237,7 @@ class Parts:
     outbox: Callable[[], Outbox] = Outbox
     session: Callable[[], Session] = Session
     store: type[SimStore] = SimStore
+    driver: type[MemoryDriver] = MemoryDriver
 
 
 class Broken(AssertionError):
@@ -276,6 +285,9 @@ class Simulation:
         self.explained: dict[str, set[str]] = defaultdict(set)
         self.outcomes: dict[str, set[bytes]] = defaultdict(set)
         self.server_forgot = False
+        self.asked_while_frozen: list[str] = []
+        self.claims_ahead: list[str] = []
+        self.frozen_once = 0
         self.pool_id: str | None = None
         self.events: list[str] = []
         self._opening: Deferred[None] | None = None
@@ -291,6 +303,9 @@ class Simulation:
             daemon_silent=chance((0.0, 0.05)),
             internal=chance((0.0, 0.05)),
             snapshot_fails=chance((0.0, 0.3)),
+            policy_fails=chance((0.0, 0.1)),
+            freeze_fails=chance((0.0, 0.1)),
+            rules_lost=chance((0.0, 0.5)),
         )
 
     def say(self, text: str) -> None:
@@ -301,7 +316,7 @@ class Simulation:
     def boot(self) -> None:
         """Start a node process on what the last one left."""
         self.node_clock = clock = NodeClock(self.clock)
-        driver = MemoryDriver(reactor=clock, host=self.host, start_delay=0.1, kill_delay=0.05, faults=self._fault)
+        driver = self.parts.driver(reactor=clock, host=self.host, start_delay=0.1, kill_delay=0.05, faults=self._fault)
         store = self.parts.store(
             reactor=clock, path=self.directory / "store.db", others=False, executor_id=EXECUTOR, pool=InlineCalls()
         )
@@ -359,6 +374,11 @@ class Simulation:
             if container.order.kind is Kind.FUNCTION:
                 self.explained[container.order.container_id].add("node died")
         self.host.crash()
+        if self.random.random() < self.dice.rules_lost:
+            # Somebody flushed the packet filter while no node looked.
+            self.say("rules are lost")
+            for container_id in self.host.policies:
+                self.host.policies[container_id] = LOST
         store = self.store
         self.clock.callLater(0.0, store._close)
         self.clock.callLater(self.random.uniform(0.5, 4.0), self.boot)
@@ -402,13 +422,39 @@ class Simulation:
             return Fault(error=DriverError("the engine says no"), after_effect=random.random() < 0.5)
         if operation == "kill" and random.random() < self.dice.kill_fails:
             return Fault(error=DriverError("busy"), after_effect=random.random() < 0.5)
-        return Fault(delay=random.uniform(0, 0.2)) if operation in ("start", "kill") else None
+        if operation in ("apply_policy", "thaw") and random.random() < self.dice.policy_fails:
+            self.explained[container_id].add("its policy could not be applied")
+            return Fault(delay=random.uniform(0, 0.2), error=DriverError("the lock is taken"))
+        if operation == "freeze":
+            self.frozen_once += 1
+            if random.random() < self.dice.freeze_fails:
+                return Fault(error=DriverError("no freezer"), after_effect=random.random() < 0.5)
+        slow = ("start", "kill", "apply_policy", "freeze", "thaw")
+        return Fault(delay=random.uniform(0, 0.2)) if operation in slow else None
 
     def accepted(self, request: pb.HeartbeatRequest) -> None:
         self.snapshots.accepted(request)
+        for response in request.command_responses:
+            if response.HasField("container_started"):
+                self._check_claim(response.container_started.container_id)
         for outcome in request.allocation_outcomes:
             ended = outcome.completed if outcome.HasField("completed") else outcome.failed
             self.outcomes[ended.allocation_id].add(outcome.SerializeToString())
+
+    def _check_claim(self, container_id: str) -> None:
+        """What is reported as started has its rules in force, and a claimed one is awake."""
+        assert self.plane is not None and self.node_clock is not None
+        record = self.plane.node.containers.get(container_id)
+        there = self.host.containers.get(container_id)
+        if record is None or there is None or there.status is not None or not isinstance(record.state, Running):
+            return
+        if record.spec.sandbox is None or record.spec.sandbox_id is None or record.state.claiming:
+            return
+        lost = self.host.policies[container_id] == LOST  # recovery is about to put them back
+        if not lost and self.host.policies[container_id] != record.spec.sandbox.network_policy:
+            self.claims_ahead.append(f"{container_id} was reported before its rules were in force")
+        if there.frozen and not self.crashes:
+            self.claims_ahead.append(f"{container_id} was reported before it was awake")
 
     def _plan(self, allocation: Any) -> Plan:
         return Plan(seconds=self.random.choice((0.0, 0.05, 2.0, 6.0)), outcome=Completed())
@@ -474,6 +520,10 @@ class Simulation:
             pool = self.engine.sandboxes.create_pool(NS, {"image": "i", "warm_containers": 2, "max_containers": 500})
             self.pool_id = pool.id
             return
+        if self.random.random() < 0.5:
+            network = self.random.choice((None, {"allow_internet_access": False}, {"deny_out": ["10.0.0.0/8"]}))
+            wish = {"image": "i", "warm_containers": 2, "max_containers": 500, "network": network}
+            self.engine.sandboxes.update_pool(NS, self.pool_id, wish)
         made = self.engine.sandboxes.create_from_pool(NS, self.pool_id)
         self.say(f"claim {made.id} -> {made.container_id}")
 
@@ -642,6 +692,22 @@ class Simulation:
             (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             if count != expected:
                 wrong.append(f"{count} rows are left in {table}, {expected} belong there")
+        wrong += self.claims_ahead
+        wrong += [f"{each} was asked for its health while it was frozen" for each in self.asked_while_frozen]
+        for each in node.containers.values():
+            there = self.host.containers.get(each.id)
+            if there is None or each.spec.sandbox is None or not isinstance(each.state, Running):
+                continue
+            policy = self.host.policies.get(each.id)
+            if policy != each.spec.sandbox.network_policy:
+                wrong.append(f"{each.id} has the rules {policy}, not {each.spec.sandbox.network_policy}")
+            if there.frozen and each.spec.sandbox_id is not None:
+                wrong.append(f"{each.id} is claimed and frozen")
+            if there.frozen != each.state.frozen:
+                wrong.append(f"{each.id} is frozen: {there.frozen}, the record says {each.state.frozen}")
+        wrong += [
+            f"the rules of {each} are left" for each in sorted(set(self.host.policies) - set(self.host.containers))
+        ]
         if self.plane.reconciliation.in_flight:
             wrong.append(f"{self.plane.reconciliation.in_flight} operations never ended")
         return wrong

@@ -315,6 +315,15 @@ class DockerDriver:
         elif policy is not None:
             raise PolicyRefused(f"the network policy of container {container_id}: {self._unenforced}")
 
+    def freezes(self) -> bool:
+        return False
+
+    def freeze(self, handle: Handle) -> None:
+        raise DriverError(f"container {handle.opaque or handle.id} cannot be frozen here")
+
+    def thaw(self, handle: Handle) -> None:
+        """Nothing is ever frozen."""
+
     def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         if handle.http_address is None or handle.ip is None:
             raise PortRefused(f"{handle.opaque or handle.id} is no sandbox of {self._name}")

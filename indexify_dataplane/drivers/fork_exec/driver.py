@@ -119,6 +119,15 @@ class ForkExecDriver:
         if policy is not None:
             raise PolicyRefused(f"container {container_id}: {NAME} cannot enforce a network policy")
 
+    def freezes(self) -> bool:
+        return False
+
+    async def freeze(self, handle: Handle) -> None:
+        raise DriverError(f"{NAME} does not freeze containers")
+
+    async def thaw(self, handle: Handle) -> None:
+        """Nothing is ever frozen."""
+
     async def terminate(self, handle: Handle) -> None:
         life = _life(handle)
         if life is not None:
