@@ -28,6 +28,8 @@ def misbehave(how: str) -> str:
         os._exit(7)
     if how == "sleep":
         time.sleep(600)
+    if how == "nap":
+        time.sleep(1.5)
     if how == "eat":
         return str(len(bytearray(os.urandom(1024)) * (2 << 20)))
     if how == "stubborn":

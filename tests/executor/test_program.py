@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.executor.support import NEW, OLD, code, environment
-from tests.system.harness import Site, until
+from tests.system.harness import Node, Site, until
+
+LOST = "cancelled"
+"""What the server's API calls CONTAINER_TERMINATED."""
 
 
 def form(**parts: bytes) -> tuple[bytes, str]:
@@ -30,10 +34,16 @@ class Program:
     release = OLD
 
     def setUp(self: Any) -> None:
-        binaries = environment(self.release) / "bin"
         self.site = Site()
         self.addCleanup(self.site.close)
         self.server = self.site.server()
+        self.rest = self.server.rest
+        self.begin_node().ready()
+        until("the node at the server", self.rest.executors)
+
+    def begin_node(self: Any) -> Node:
+        """Start the node, for the first time or after its death."""
+        binaries = environment(self.release) / "bin"
         config = self.site.config(
             server_addr=f"http://127.0.0.1:{self.server.grpc_port}",
             function_executor={
@@ -41,10 +51,19 @@ class Program:
                 "code_cache_path": str(self.site.path / "code"),
             },
         )
-        env = {"PATH": f"{binaries}:{os.environ['PATH']}"}
-        self.node = self.site.node(config, env=env).ready()
-        self.rest = self.server.rest
-        until("the node at the server", self.rest.executors)
+        self.node = self.site.node(config, env={"PATH": f"{binaries}:{os.environ['PATH']}"})
+        return self.node
+
+    def kill_node(self: Any) -> None:
+        self.node.send_signal(signal.SIGKILL)
+        self.node.wait()
+
+    def states(self: Any) -> list[str]:
+        return list(self.node.containers().values())
+
+    def attempts(self: Any, request: str) -> list[str]:
+        [run] = self.rest.get(request)["function_runs"]
+        return [str(each["failure_reason"] or each["outcome"]) for each in run["allocations"]]
 
     def deploy(self: Any, entrypoint: str, *others: str, **options: Any) -> str:
         resources = {"cpus": 1.0, "memory_mb": 512, "ephemeral_disk_mb": 64, "gpus": []}
@@ -79,12 +98,16 @@ class Program:
         return f"{application}/requests/{answer['request_id']}"
 
     def finished(self: Any, request: str) -> dict[str, Any]:
-        return until(f"the end of {request}", lambda: (found := self.rest.get(request))["outcome"] and found)
+        return until(f"the end of {request}", lambda: (found := self.rest.get(request))["outcome"] and found, 90)
 
     def output(self: Any, request: str) -> Any:
         found = self.finished(request)
         self.assertEqual(found["outcome"], "success", f"{found}\n{self.node.tail()}")
         return json.loads(self.rest.send("GET", f"{request}/output")[1])
+
+
+class Ends(Program):
+    """What users see of the ends of their functions."""
 
     def test_functions_that_call_each_other(self: Any) -> None:
         application = self.deploy("fan_out", "double")
@@ -105,9 +128,62 @@ class Program:
         self.assertEqual(found["request_error"]["message"], "not like this")
 
 
-class StateProtocol(Program, SynchronousTestCase):
+class Killed(Program):
+    """The node is killed with SIGKILL, phase by phase; a new one with the same store takes its place."""
+
+    def test_while_the_container_starts(self: Any) -> None:
+        application = self.deploy("slow_import", initialization_timeout_sec=4)
+        request = self.invoke(application, "x")
+        until("a container that starts", lambda: "starting" in self.states())
+        self.kill_node()
+        self.begin_node().ready()
+        found = self.finished(request)
+        self.assertEqual(found["outcome"], {"failure": "function_timeout"}, self.node.tail())
+        self.assertEqual(self.attempts(request), [LOST, "function_timeout"])
+
+    def test_while_it_runs_again_and_again(self: Any) -> None:
+        """Twice for free; the third time the call itself is taken to be the cause."""
+        application = self.deploy("misbehave")
+        request = self.invoke(application, "sleep")
+        for lives in range(1, 4):
+            until("an attempt that runs", lambda lives=lives: self.executing() and len(self.attempts(request)) == lives)
+            self.kill_node()
+            self.begin_node().ready()
+        self.assertEqual(self.finished(request)["outcome"], {"failure": "function_error"}, self.node.tail())
+        self.assertEqual(self.attempts(request), [LOST, LOST, "function_error"])
+        self.assertEqual(self.output(self.invoke(application, "fine")), "fine")
+
+    def test_with_an_outcome_that_the_server_has_not_heard(self: Any) -> None:
+        application = self.deploy("misbehave")
+        self.assertEqual(self.output(self.invoke(application, "fine")), "fine")
+        request = self.invoke(application, "nap")
+        until("it runs", self.executing)
+        self.server.send_signal(signal.SIGSTOP)
+        try:
+            until("its end", lambda: not self.executing() and self.node.state()["unacknowledged_reports"])
+            self.kill_node()
+            self.begin_node()
+        finally:
+            self.server.send_signal(signal.SIGCONT)
+        self.node.ready()
+        self.assertEqual(self.output(request), "nap")
+        self.assertEqual(self.attempts(request), ["success"])
+
+    def executing(self: Any) -> bool:
+        return any(each["state"] == "executing" for each in self.node.state()["allocations"])
+
+
+class StateProtocol(Ends, SynchronousTestCase):
     release = OLD
 
 
-class EventLog(Program, SynchronousTestCase):
+class EventLog(Ends, SynchronousTestCase):
+    release = NEW
+
+
+class KilledStateProtocol(Killed, SynchronousTestCase):
+    release = OLD
+
+
+class KilledEventLog(Killed, SynchronousTestCase):
     release = NEW
