@@ -26,6 +26,7 @@ from ..drivers.blocking import Cancelled
 from ..metrics import Metrics
 from ..reactor import Clock
 from ..snapshots.archive import SnapshotDamaged, Transfer, pack, unpack
+from ..snapshots.pipeline import ahead
 
 log = Logger()
 
@@ -101,7 +102,8 @@ class SnapshotWork:
             cancelled.check()
             with (
                 driver.export(effect.handle, cancelled) as tar,
-                closing(pack(tar, transfer, cancelled.check)) as pieces,  # type: ignore[type-var]
+                closing(ahead(tar)) as read,  # type: ignore[type-var]
+                closing(ahead(pack(read, transfer, cancelled.check))) as pieces,  # type: ignore[type-var]
             ):
                 yield pieces
 

@@ -118,7 +118,7 @@ def _pieces(response: Any, what: str, cancelled: Cancelled) -> Iterator[bytes]:
     try:
         for piece in response.iter_content(READ_BYTES):
             size += len(piece)
-            tail = (tail + piece)[-1024:]
+            tail = piece[-1024:] if len(piece) >= 1024 else (tail + piece)[-1024:]
             yield piece
     except (*EXPECTED, ValueError, AttributeError) as error:
         cancelled.check()

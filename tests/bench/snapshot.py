@@ -23,6 +23,7 @@ from indexify_dataplane.core.model import Handle
 from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.snapshots.archive import Transfer, pack
 from indexify_dataplane.snapshots.docker import exported
+from indexify_dataplane.snapshots.pipeline import ahead
 from tests.engine import Engine
 
 MIB = 1 << 20
@@ -48,7 +49,7 @@ def fill(root: Path) -> None:
 def ours(client: Any, handle: Handle, target: Path) -> int:
     transfer = Transfer()
     with exported(client, handle, Cancelled()) as tar:
-        return LocalStore().write(f"file://{target}", pack(tar, transfer))
+        return LocalStore().write(f"file://{target}", ahead(pack(ahead(tar), transfer)))
 
 
 def by_hand(address: str, identity: str, target: Path) -> int:
