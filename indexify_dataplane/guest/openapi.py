@@ -282,6 +282,7 @@ def _schemas() -> Json:
                 "cols": _range(1, 1000),
                 "created_at": TIME,
                 "is_alive": FLAG,
+                "status": {"type": "string", "enum": ["running", "exited"]},
             },
             {"client_count": COUNT, "ended_at": TIME, "exit_code": {"type": "integer"}},
         ),

@@ -96,6 +96,7 @@ def describe(session: PtySession) -> dict[str, object]:
         "cols": session.cols,
         "created_at": session.created_at,
         "is_alive": session.alive,
+        "status": "running" if session.alive else "exited",
         "client_count": len(session.viewers),
     }
     if session.ended_at is not None:

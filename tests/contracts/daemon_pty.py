@@ -62,7 +62,7 @@ class DaemonPty(DaemonContract):
         again = self.to_end(self.attach(session))
         self.assertEqual((again[0], again[1]), (b"terminal\r\n", 5))
         info = self.info(session)
-        self.assertEqual((info["is_alive"], info["exit_code"]), (False, 5))
+        self.assertEqual((info["is_alive"], info["status"], info["exit_code"]), (False, "exited", 5))
         self.assertNotIn("token", info)
 
     def test_death_by_signal(self) -> None:
