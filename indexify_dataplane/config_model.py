@@ -105,6 +105,9 @@ class DockerDriver:
         ListOf(CAPABILITY), "Capabilities taken off the engine's usual ones.", None,
         example="[NET_RAW, MKNOD, AUDIT_WRITE]", derived="NET_RAW, MKNOD and AUDIT_WRITE for sandboxes",
     )  # fmt: skip
+    freeze_idle_pool: bool = key(
+        BOOLEAN, "Warm sandboxes of a pool are frozen 10 s after they are ready, and thawed by their claim.", True
+    )
     cap_add: tuple[str, ...] = key(ListOf(CAPABILITY), "Capabilities given besides.", (), example="[SYS_PTRACE]")
     extra_hosts: tuple[str, ...] = key(
         ListOf(HOST_ENTRY), "Lines for the containers' hosts file; host-gateway is the engine's host.", (),

@@ -220,8 +220,7 @@ class ThreadedDriver:
         await self._call("freeze", self._driver.freeze, handle)
 
     async def thaw(self, handle: Handle) -> None:
-        if self._driver.freezes():
-            await self._call("thaw", self._driver.thaw, handle)
+        await self._call("thaw", self._driver.thaw, handle)
 
     async def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         return await self._call("upstream", self._driver.upstream, handle, port)

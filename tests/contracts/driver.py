@@ -325,6 +325,35 @@ class DriverContract:
             await self.refused(self.driver.start(wanted), PolicyRefused)
             self.assertEqual(await self.listed(), {})
 
+    async def test_a_frozen_one_stands_still_and_goes_on(self) -> None:
+        handle = await self.driver.start(order("c1"))
+        await self.driver.thaw(handle)
+        if not self.driver.freezes():
+            raised = None
+            try:
+                await self.driver.freeze(handle)
+            except DriverError as error:
+                raised = error
+            self.assertIsNotNone(raised)
+            return
+        await self.driver.freeze(handle)
+        await self.driver.freeze(handle)
+        self.assertIsNone(await self.driver.inspect(handle))
+        await self.driver.thaw(handle)
+        await self.place.exit(handle, 3)
+        await self.ended(handle)
+
+    async def test_a_frozen_one_is_ended_and_killed_like_any_other(self) -> None:
+        if not self.driver.freezes():
+            return
+        one, two = await self.driver.start(order("c1")), await self.driver.start(order("c2"))
+        for handle in (one, two):
+            await self.driver.freeze(handle)
+        await self.driver.terminate(one)
+        await self.ended(one)
+        await self.driver.kill(two)
+        self.assertEqual([each.container_id for each in await self.driver.list_containers() if each.alive], [])
+
     async def test_upstream(self) -> None:
         handle = await self.driver.start(order("a"))
         host, port = await self.driver.upstream(handle, 9501)

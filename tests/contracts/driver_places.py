@@ -159,6 +159,18 @@ class BlockingExample:
             return ""
         return "\n".join(container.output.decode("utf-8", "replace").removesuffix("\n").split("\n")[-lines:])
 
+    def apply_policy(self, handle: Handle, container_id: str, policy: object) -> None:
+        return
+
+    def freezes(self) -> bool:
+        return False
+
+    def freeze(self, handle: Handle) -> None:
+        raise DriverError(f"{handle.id} cannot be frozen")
+
+    def thaw(self, handle: Handle) -> None:
+        return
+
     def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         container = self._host.find(handle)
         if container is None or container.status is not None:

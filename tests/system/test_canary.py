@@ -232,3 +232,48 @@ def test_the_chain_is_where_the_documentation_says(nodes: Nodes, ears: Ears) -> 
     nodes.rest.ended(sandbox)
     until("the rules are gone with the container", lambda: not nodes.rules())
     assert f"INDEXIFY-SB-{sandbox[:16]}" not in run("iptables-save") + run("ip6tables-save")
+
+
+def test_a_claim_changes_the_rules_before_anybody_is_told(nodes: Nodes, ears: Ears) -> None:
+    """Warm containers of an open pool, which shout at somebody else meanwhile, become closed sandboxes: awake, and not
+    heard from the moment their claim is known. Idle ones are frozen before."""
+    node, pools = nodes.start(), "/v1/namespaces/default/sandbox-pools"
+    entrypoint = ["/usr/bin/python3", "-S", "/shared/peer.py", "shout", str(PORT), OUTSIDE[0]]
+    wish = {"image": nodes.image, "resources": LIMITS, "entrypoint": entrypoint, "warm_containers": 1,
+            "max_containers": 3}  # fmt: skip
+
+    def shouts() -> int:
+        return ears.heard().get(OUTSIDE[0], {}).get("udp", 0)
+
+    for number in range(TIMES // 5):
+        pool = f"{pools}/{nodes.rest.ask('POST', pools, wish)['pool_id']}"
+        idle, before = until("a warm container", lambda pool=pool: warm(nodes, pool)), shouts()
+        if number == 0:
+            until("it is frozen", lambda idle=idle: frozen(nodes, idle))
+        else:
+            until("it shouts", lambda before=before: shouts() > before)
+        nodes.rest.ask("PUT", pool, {**wish, "network": CLOSED})
+        claimed = nodes.rest.ask("POST", f"{pool}/sandboxes")["sandbox_id"]
+        nodes.rest.running(claimed)
+        loud = ears.heard()
+        assert nodes.rest.sandbox(claimed)["container_id"] == idle
+        assert node.answers(claimed)
+        assert not frozen(nodes, idle)
+        assert nodes.processes(claimed)[0]["status"] == "running"
+        threading.Event().wait(0.3)  # time in which it could be heard
+        assert ears.heard() == loud, f"claim {number}"
+        nodes.rest.delete(claimed)
+        nodes.rest.ask("DELETE", pool)
+        until("all are gone", lambda: not nodes.ours())
+
+
+def warm(nodes: Nodes, pool: str) -> str | None:
+    found = nodes.rest.get(pool)["containers"]
+    return next((each["id"] for each in found if each["state"] == "running" and not each["sandbox_id"]), None)
+
+
+def frozen(nodes: Nodes, container: str) -> bool:
+    identity = nodes.engine.client.api.inspect_container(f"indexify-{container}")["Id"]
+    old = Path(f"/sys/fs/cgroup/freezer/docker/{identity}/freezer.state")
+    new = Path(f"/sys/fs/cgroup/docker/{identity}/cgroup.freeze")
+    return old.read_text().strip() == "FROZEN" if old.exists() else new.read_text().strip() == "1"

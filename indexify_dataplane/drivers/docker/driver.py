@@ -30,6 +30,7 @@ from .events import Events
 from .exit_status import exit_status, is_running
 from .failures import EXPECTED, OTHER, engine_call, failure, sentence_of, status_of
 from .firewall import Firewall
+from .freezer import Freezer
 from .guest_mount import mount_source
 from .image_cache import ImageCache, Watermarks
 from .image_records import ImageRecords
@@ -64,6 +65,7 @@ class DockerDriver:
         keep_images: Sequence[str] = (),
         name: str = NAME,
         firewall: Firewall | None = None,
+        freezer: Freezer | None = None,
         daemon: Sequence[str] | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -75,6 +77,9 @@ class DockerDriver:
         self._watermarks = watermarks or Watermarks()
         self._keep_images = tuple(keep_images)
         self._firewall = firewall
+        self._freezer = freezer or Freezer()
+        section = self._settings.get(Kind.SANDBOX)
+        self._freezes = section is not None and section.freeze_idle_pool and self._freezer.usable()
         self._unenforced: str | None = None if firewall else "it has no packet filter"
         self._daemon = daemon
         self._environ = environ
@@ -237,6 +242,7 @@ class DockerDriver:
         if not _IDENTITY.fullmatch(handle.id):
             return
         self._lives.told_to_end(handle.id)
+        self.thaw(handle)
         try:
             self.client.kill(handle.id, signal="SIGTERM")
         except EXPECTED as error:
@@ -247,6 +253,8 @@ class DockerDriver:
     def kill(self, handle: Handle) -> None:
         if not _IDENTITY.fullmatch(handle.id):
             return
+        # One frozen by the old cgroups does not even take a SIGKILL.
+        self.thaw(handle)
         remove(self.client, handle.id)
         if self._firewall is not None:
             self._firewall.forget(handle)
@@ -316,13 +324,16 @@ class DockerDriver:
             raise PolicyRefused(f"the network policy of container {container_id}: {self._unenforced}")
 
     def freezes(self) -> bool:
-        return False
+        return self._freezes
 
     def freeze(self, handle: Handle) -> None:
-        raise DriverError(f"container {handle.opaque or handle.id} cannot be frozen here")
+        if not _IDENTITY.fullmatch(handle.id):
+            raise DriverError(f"container {handle.opaque or handle.id} is unknown and cannot be frozen")
+        self._freezer.freeze(handle.id)
 
     def thaw(self, handle: Handle) -> None:
-        """Nothing is ever frozen."""
+        if _IDENTITY.fullmatch(handle.id):
+            self._freezer.thaw(handle.id)
 
     def upstream(self, handle: Handle, port: int) -> tuple[str, int]:
         if handle.http_address is None or handle.ip is None:
@@ -344,3 +355,9 @@ class DockerDriver:
     def _heard(self, heard: bool) -> None:
         self._lives.heard = heard
         self.images.heard(heard)
+        if heard and self._firewall is not None:
+            # The engine may have been started anew, and put rules of its own first.
+            try:
+                self._firewall.check()
+            except DriverError as error:
+                log.error("rules of the packet filter cannot be checked", error=str(error))
