@@ -255,9 +255,9 @@ def test_a_claim_changes_the_rules_before_anybody_is_told(nodes: Nodes, ears: Ea
         nodes.rest.ask("PUT", pool, {**wish, "network": CLOSED})
         claimed = nodes.rest.ask("POST", f"{pool}/sandboxes")["sandbox_id"]
         nodes.rest.running(claimed)
-        loud = ears.heard()
         assert nodes.rest.sandbox(claimed)["container_id"] == idle
-        assert node.answers(claimed)
+        until("it is routed to", lambda claimed=claimed: node.answers(claimed))
+        loud = ears.heard()
         assert not frozen(nodes, idle)
         assert nodes.processes(claimed)[0]["status"] == "running"
         threading.Event().wait(0.3)  # time in which it could be heard
