@@ -1,8 +1,8 @@
 """Node, engine and sandboxes are killed at random: every sandbox is accounted for, with the true reason, and nothing is
 left behind.
 
-The engine is the test's own. ``STORM=100`` sets the number of kills, ``STORM_SEED`` repeats a run's choices (not its
-timing).
+The engine is the test's own. ``DOCKER_STORM=100`` sets the number of kills, ``STORM_SEED`` repeats a run's choices
+(not its timing).
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from .docker_nodes import DockerNodes
 from .harness import PROGRAM, Node, NotSeen, Site, until
 
 SANDBOXES = 30
-ALL = os.environ.get("TEST_ALL") == "1"
-KILLS = int(os.environ.get("STORM", "100" if ALL else "15"))
+KILLS = int(os.environ.get("DOCKER_STORM", "100" if os.environ.get("TEST_ALL") == "1" else "15"))
 LEAKS_SECS = 5.0
 TINY = {"cpus": 0.1, "memory_mb": 32, "ephemeral_disk_mb": 16}
 
