@@ -45,8 +45,19 @@ class PortRefused(DriverError):
 
 
 @frozen
+class UpperLayer:
+    """What ``Driver.export`` yields where only what was written on top of the image can be copied."""
+
+    pieces: Iterator[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.pieces
+
+
+@frozen
 class StoredRoot:
-    """A root file system to start from, taken earlier by ``Driver.export``.
+    """A root file system to start from, taken earlier by ``Driver.export``. ``is_upper`` (it blocks) says that it was
+    an ``UpperLayer``, which only makes sense on top of the image.
 
     ``read`` yields its tar; it blocks, can be called again, and calls its argument now and then, which may raise to end
     it. It raises DriverError when the snapshot cannot be read or is not whole.
@@ -54,6 +65,7 @@ class StoredRoot:
 
     uri: str
     read: Callable[[Callable[[], None]], Iterator[bytes]]
+    is_upper: Callable[[], bool] = lambda: False
 
 
 @frozen

@@ -8,7 +8,7 @@ that is complete all the same is deleted, because the snapshot was answered as f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -16,16 +16,16 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..blobs.base import BlobError
+from ..blobs.base import BlobError, BlobNotFound
 from ..blobs.stores import Blobs
 from ..core.effects import SweepUploads, TakeSnapshot
 from ..core.events import Event, SnapshotAttemptFailed, Snapshotted
 from ..core.model import Handle
-from ..drivers.base import Driver, DriverError, SnapshotImpossible, StoredRoot
+from ..drivers.base import Driver, DriverError, SnapshotImpossible, StoredRoot, UpperLayer
 from ..drivers.blocking import Cancelled
 from ..metrics import Metrics
 from ..reactor import Clock
-from ..snapshots.archive import SnapshotDamaged, Transfer, pack, unpack
+from ..snapshots.archive import UPPER, SnapshotDamaged, Transfer, note_of, pack, unpack
 from ..snapshots.pipeline import ahead
 
 log = Logger()
@@ -103,7 +103,7 @@ class SnapshotWork:
             with (
                 driver.export(effect.handle, cancelled) as tar,
                 closing(ahead(tar)) as read,  # type: ignore[type-var]
-                closing(ahead(pack(read, transfer, cancelled.check))) as pieces,  # type: ignore[type-var]
+                closing(ahead(pack(read, transfer, cancelled.check, _note(tar)))) as pieces,  # type: ignore[type-var]
             ):
                 yield pieces
 
@@ -181,7 +181,20 @@ class SnapshotWork:
                     self._restored.failed += 1
                     raise DriverError(f"snapshot {uri} cannot be restored: {error}") from error
 
-        return StoredRoot(uri, read)
+        def is_upper() -> bool:
+            try:
+                head = b"".join(self._blobs.store_of(uri).read(uri, 0, 8 + len(UPPER)))
+            except BlobError as error:
+                if not isinstance(error, BlobNotFound) and not error.retryable:
+                    return False  # it is shorter than a note
+                raise DriverError(f"snapshot {uri} cannot be restored: {error}") from error
+            return note_of(head) == UPPER
+
+        return StoredRoot(uri, read, is_upper)
+
+
+def _note(tar: Iterable[bytes]) -> bytes:
+    return UPPER if isinstance(tar, UpperLayer) else b""
 
 
 class _Totals:

@@ -22,6 +22,12 @@ LARGEST_WINDOW = 1 << 27
 """What a stored snapshot may make the decompressor remember: 128 MiB, which is more than level 19 asks for."""
 
 
+UPPER = b"indexify-snapshot: rootfs-upper"
+"""The note in front of a snapshot that holds only what was written on top of an image."""
+
+_SKIPPABLE = 0x184D2A50
+
+
 class SnapshotDamaged(Exception):
     """The blob is not a whole snapshot; the text says how."""
 
@@ -44,7 +50,17 @@ class Transfer:
         return self._digest.hexdigest()
 
 
-def pack(tar: Iterable[bytes], transfer: Transfer, check: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+def note_of(head: bytes) -> bytes:
+    """The note in front of a snapshot that begins with ``head``, which decompressors pass over; empty when there is
+    none."""
+    if len(head) < 8 or int.from_bytes(head[:4], "little") != _SKIPPABLE:
+        return b""
+    return head[8 : 8 + int.from_bytes(head[4:8], "little")]
+
+
+def pack(
+    tar: Iterable[bytes], transfer: Transfer, check: Callable[[], None] = lambda: None, note: bytes = b""
+) -> Iterator[bytes]:
     """``tar`` compressed, in pieces of at most ``PIECE_BYTES``. ``check`` is called between pieces and raises what
     should end the transfer."""
     # Without threads of zstd's own, which cost twice the time; ``pipeline`` has reading and compressing overlap.
@@ -57,6 +73,8 @@ def pack(tar: Iterable[bytes], transfer: Transfer, check: Callable[[], None] = l
             transfer.stored(piece)
             yield piece
 
+    if note:
+        yield from counted([_SKIPPABLE.to_bytes(4, "little") + len(note).to_bytes(4, "little") + note])
     for read in tar:
         check()
         transfer.plain_bytes += len(read)

@@ -20,7 +20,9 @@ from twisted.logger import Logger
 from ... import guestbundle
 from ...core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ...guestbundle import Bundle, BundleError
+from ...snapshots import gvisor
 from ...snapshots.docker import Restores, exported
+from ...snapshots.gvisor import Uppers
 from ..base import DriverError, Listed, PolicyRefused, PortRefused, SnapshotImpossible, StartOrder
 from ..blocking import Cancelled
 from . import addresses, connection, names, output
@@ -102,6 +104,8 @@ class DockerDriver:
     def export(self, handle: Handle, cancelled: Cancelled) -> AbstractContextManager[Iterable[bytes]]:
         if not _IDENTITY.fullmatch(handle.id):
             raise SnapshotImpossible(f"{handle.id} is no container of {self._name}")
+        if self._uppers is not None:
+            return self._uppers.exported(handle, cancelled)
         return exported(self.client, handle, cancelled)
 
     def open(self) -> None:
@@ -127,6 +131,7 @@ class DockerDriver:
         tokens = Tokens(load_secret(os.path.join(self._state_dir, NAME, "secret")))
         self._restores = Restores(client=client, mark=tokens.mark())
         self._restores.sweep()
+        self._uppers = self._open_uppers(tokens.mark())
         self._place = Place(
             driver=self._name,
             client=client,
@@ -140,6 +145,7 @@ class DockerDriver:
             tokens=tokens,
             firewall=self._firewall,
             restores=self._restores,
+            uppers=self._uppers,
             output=self._output,
         )
         self._starts = Starts(place=self._place, alive=self._lives.alive, gone=self._lives.gone, closed=self._closed)
@@ -147,6 +153,26 @@ class DockerDriver:
             "Docker engine is ready", address=connection.shown(self._address, self._environ), version=facts.version,
             storage_driver=facts.storage_driver, guest_mount=self._place.mount,
         )  # fmt: skip
+
+    def _open_uppers(self, mark: str) -> Uppers | None:
+        """None: the engine's export has all that a sandbox wrote."""
+        settings = self._settings.get(Kind.SANDBOX)
+        if settings is None or settings.runtime != "runsc":
+            return None
+        with engine_call(OTHER, "the Docker engine does not tell about its runtimes"):
+            runsc = gvisor.path_of(settings.runtime, self.client.info())
+        if runsc is None or not gvisor.offers_upper(runsc):
+            return None
+        uppers = Uppers(
+            runsc=runsc,
+            root=settings.runsc_root,
+            scratch=settings.snapshot_local_dir,
+            mark=mark,
+            api_version=self.client.api_version,
+        )
+        uppers.open()
+        log.info("snapshots hold what gVisor keeps in its overlay", runsc=runsc, scratch=settings.snapshot_local_dir)
+        return uppers
 
     def _cache(self, facts: connection.EngineFacts) -> ImageCache:
         path = Path(self._state_dir, NAME, "images.db")

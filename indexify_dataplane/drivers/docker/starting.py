@@ -18,7 +18,8 @@ from twisted.logger import Logger
 from ...core.model import Handle, Kind, TerminationReason
 from ...guestbundle import Bundle
 from ...snapshots.docker import Restores
-from ..base import DriverError, ImageError, StartOrder
+from ...snapshots.gvisor import Uppers
+from ..base import DriverError, ImageError, SnapshotImpossible, StartOrder
 from ..blocking import Cancelled
 from . import addresses, creation, names
 from .creation import DAEMON_PORT, EXECUTOR_PORT, HTTP_PORT
@@ -41,6 +42,10 @@ class Settings(creation.Settings, Protocol):
 
     @property
     def pull_policy(self) -> Policy: ...
+    @property
+    def runsc_root(self) -> str: ...
+    @property
+    def snapshot_local_dir(self) -> str: ...
 
 
 class Place:
@@ -61,6 +66,7 @@ class Place:
         tokens: Tokens,
         firewall: Firewall | None,
         restores: Restores,
+        uppers: Uppers | None,
         output: Callable[[str, int], str],
     ) -> None:
         self.driver = driver
@@ -75,6 +81,7 @@ class Place:
         self.tokens = tokens
         self.firewall = firewall
         self.restores = restores
+        self.uppers = uppers
         self.output = output
 
     def warm_bundle(self) -> None:
@@ -155,13 +162,17 @@ class Starts:
                 except DriverError as error:
                     log.warn("a restored image cannot be removed, trying again", error=str(error))
             raise
+        finally:
+            if self._place.uppers is not None:
+                self._place.uppers.forget(order.container_id)
 
     def _try(self, order: StartOrder, reference: str, cancelled: Cancelled) -> Handle | None:
         """None: do it again, something in its way is gone."""
         place, settings = self._place, self._place.settings[order.kind]
         image = place.images.ensure(reference, settings.pull_policy, cancelled)
         cancelled.check()
-        if order.snapshot is not None:
+        upper = order.snapshot is not None and order.snapshot.is_upper()
+        if order.snapshot is not None and not upper:
             image = place.restores.image(order, image, cancelled)
             cancelled.check()
         run = new_run()
@@ -177,6 +188,11 @@ class Starts:
             mount=place.mount,
             token=place.tokens.token(run),
         )
+        if order.snapshot is not None and upper:
+            if place.uppers is None:
+                uri = order.snapshot.uri
+                raise SnapshotImpossible(f"snapshot {uri} is of a gVisor overlay, which no runtime here can begin with")
+            place.uppers.begin_with(order, body, cancelled)
         try:
             identity = self._create(order, run, body)
         except EXPECTED as error:
