@@ -43,3 +43,10 @@ class DockerDriverContract(DriverContract, TestCase):
 
     def make_place(self) -> Place:
         return DockerPlace(reactor, require(self), real_daemon())
+
+
+class GVisorDriverContract(DriverContract, TestCase):
+    """On gVisor."""
+
+    def make_place(self) -> Place:
+        return DockerPlace(reactor, require(self), real_daemon(), runtime="runsc")
