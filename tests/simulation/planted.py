@@ -267,20 +267,6 @@ PLANTED: dict[str, tuple[Parts, Dice]] = {
         calm(),
     ),
     "a snapshot is complete before its sandbox has ended": (Parts(decide=_answers_early), calm()),
-    "what a dead node left in the blob store is not looked for": (
-        without(lambda node, event, effect: isinstance(effect, fx.SweepUploads)),
-        calm(snapshot_fails=0.3, crash=0.03),
-    ),
-    "a claimed container is not woken": (Parts(decide=_sleeps_on), calm()),
-    "an adopted sandbox keeps the rules it has": (Parts(driver=TrustingDriver), calm(crash=0.02, rules_lost=1.0)),
-    "a frozen container is asked for its health": (
-        Parts(decide=_asks_the_frozen),
-        calm(),
-    ),
-    "a policy that cannot be applied is taken for applied": (
-        ignoring(lambda node, event: isinstance(event, ev.ConformFailed)),
-        calm(policy_fails=0.9),
-    ),
     "a slot is not given back": (
         without(
             lambda node, event, effect: (

@@ -174,8 +174,11 @@ class SnapshotChecks:
                 bodies = {each for each in bodies if b"container not found" not in each}
             if len(bodies) > 1:
                 wrong.append(f"snapshot {snapshot_id} was answered differently: {sorted(bodies)}")
-        if world.blobs.uploads:
-            wrong.append(f"unfinished uploads are left: {world.blobs.uploads}")
+        # A sweep after a failure is not written down: a node that dies right then may leave one behind.
+        failed = {each.upload_uri for each in world.engine.world.snapshots.values() if each.status == "failed"}
+        left = {uri for uri in world.blobs.uploads.values() if not (world.crashes and uri in failed)}
+        if left:
+            wrong.append(f"unfinished uploads are left: {sorted(left)}")
         return wrong
 
     def _may_fail(self, snapshot: Any) -> bool:
