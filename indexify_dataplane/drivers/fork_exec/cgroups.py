@@ -6,6 +6,7 @@ cannot hand controllers to children, so a node that is alone in its cgroup moves
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -157,8 +158,11 @@ def _words(directory: str, name: str) -> set[str]:
     try:
         with open(os.path.join(directory, name)) as file:
             return set(file.read().split())
-    except FileNotFoundError:
-        return set()
+    except OSError as error:
+        # A cgroup that somebody removes between the opening and the reading answers ENODEV.
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return set()
+        raise
 
 
 def _delegate(directory: str) -> Cgroups:
