@@ -73,6 +73,8 @@ class Layers(SynchronousTestCase):
                 tag = "docker" if key.name in DOCKER and len(path) == 2 else "firecracker"
                 environ |= {variable((path[0], name)): given for name, given in NEEDED.get(tag, {}).items()} | environ
                 environ[variable((path[0], "type"))] = tag
+            if key.name == "disk_high_percent":
+                environ[variable((path[0], "disk_low_percent"))] = "1"  # the low mark has to stay below it
             loaded = load(None, environ)
             found: Any = loaded.config
             for name in path:

@@ -74,7 +74,7 @@ from indexify_dataplane import control_socket, monitoring
 from indexify_dataplane.metrics import Metrics
 from tests.monitoring_view import View
 monitoring.routes(answers=None, view=View(), metrics=Metrics())
-control_socket.routes(answers=None, drain=None)
+control_socket.routes(answers=None, drain=None, leaks=None)
 print([name for name in sys.modules if name.split(".")[0] in ("opentelemetry", "docker", "boto3", "treq", "pyroute2")])
 """
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)

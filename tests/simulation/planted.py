@@ -224,16 +224,15 @@ PLANTED: dict[str, tuple[Parts, Dice]] = {
     ),
     "a running container is not written down": (
         without(
-            lambda node, event, effect: (
-                isinstance(effect, fx.Save)
-                and isinstance(effect.container.state, Running)
-                and isinstance(event, ev.Started)
-            )
+            lambda node, event, effect: isinstance(effect, fx.Save) and isinstance(effect.container.state, Running)
         ),
         calm(crash=0.03),
     ),
     "the store is written too late": (Parts(store=LateStore), calm(crash=0.05)),
-    "reports are dropped when the server asks for state": (Parts(outbox=ForgetfulOutbox), calm(lose_reply=0.1)),
+    "reports are dropped when the server asks for state": (
+        Parts(outbox=ForgetfulOutbox),
+        calm(lose_reply=0.2, internal=0.1),
+    ),
     "cursors survive a full sync": (Parts(session=StickySession), calm()),
     "a finished allocation is forgotten at once": (Parts(decide=_runs_twice), STORM),
     "delivered reports stay in the store": (
