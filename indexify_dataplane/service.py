@@ -43,7 +43,7 @@ from .logs import LogPipe, create, start
 from .metrics import Metrics, begin_counters
 from .monitoring import Monitoring
 from .otlp import metrics_push
-from .process import Signals, exit_with, exit_within, quiet_libraries, raise_file_limit
+from .process import Signals, exit_with, exit_within, quiet_libraries, raise_file_limit, settle_memory
 from .proxy_service import ProxyService
 from .reactor import Pool
 from .state_view import View
@@ -181,6 +181,7 @@ class Root(MultiService):
         node_gauges.register(metrics, lambda: dataplane.node)
         dataplane.connect(self)
         await self._start_telemetry(disks, view.instance_id)
+        settle_memory()
         log.info("node started", executor_id=dataplane.executor_id, version=__version__)
 
     async def _named(self, key: str, work: Coroutine[Any, Any, T]) -> T:

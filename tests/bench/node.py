@@ -204,6 +204,7 @@ def memory_node(report: Path) -> None:
     from indexify_dataplane.daemon_client import GrpcDaemons
     from indexify_dataplane.dataplane import Dataplane, Settings
     from indexify_dataplane.metrics import Metrics
+    from indexify_dataplane.process import settle_memory
     from indexify_dataplane.store import Store
     from indexify_dataplane.testing.memory_driver import MemoryDriver, MemoryHost
     from indexify_dataplane.wireproto import executor_api_pb2 as pb
@@ -282,6 +283,7 @@ def memory_node(report: Path) -> None:
 
         plane.reconciliation.submit = timed  # type: ignore[method-assign]
         plane.connect()
+        settle_memory()
         watch_heartbeats()
         tick()
         watching[0] = True

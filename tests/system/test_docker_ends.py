@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,10 @@ from .docker_nodes import DockerNodes
 from .harness import Site, until
 from .test_docker import layer
 
-QUICK = {"health": {"interval_secs": 0.3, "timeout_secs": 0.5, "failure_threshold": 2}, "startup_timeout_secs": 20}
+QUICK: dict[str, Any] = {
+    "health": {"interval_secs": 0.3, "timeout_secs": 0.5, "failure_threshold": 2},
+    "startup_timeout_secs": 20,
+}
 
 
 @pytest.fixture
@@ -115,7 +119,7 @@ def test_out_of_memory(nodes: DockerNodes) -> None:
     fill = [
         "/bin/sh",
         "-c",
-        "echo 0 > /proc/$$/oom_score_adj; sleep 1; dd if=/dev/zero of=/dev/shm/fill bs=1M count=200",
+        "sleep 1; echo 0 > /proc/$$/oom_score_adj; dd if=/dev/zero of=/dev/shm/fill bs=1M count=200",
     ]
     sandbox = nodes.create(entrypoint=fill, resources={"cpus": 1, "memory_mb": 64, "ephemeral_disk_mb": 64})
     assert reason(nodes, sandbox) == "OutOfMemory" or "Oom" in nodes.server.rest.sandbox(sandbox)["outcome"]
@@ -157,7 +161,9 @@ def test_the_engine_is_killed_and_comes_back(site: Site) -> None:
 
     try:
         second = Engine(address=engine("start"))
-        nodes = DockerNodes(site, second, **QUICK)
+        # The engine gives them ten seconds to end; at the usual pace no daemon becomes unhealthy within them.
+        patient = {**QUICK["health"], "failure_threshold": 60}
+        nodes = DockerNodes(site, second, **{**QUICK, "health": patient})
         nodes.start()
         sandboxes = [nodes.create() for _ in range(2)]
         nodes.server.rest.running(*sandboxes)
