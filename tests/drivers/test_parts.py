@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
+import stat
 import tempfile
+from unittest import SkipTest
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +27,7 @@ from indexify_dataplane.drivers.fork_exec.run_directory import (
     new_run_id,
     scan,
 )
-from indexify_dataplane.drivers.fork_exec.supervisor import rotate
+from indexify_dataplane.drivers.fork_exec.supervisor import oom_kills, rotate
 from tests.contracts.driver import order
 
 
@@ -193,6 +196,23 @@ class Cgroups(Case):
         made = cgroups.Cgroups({"memory": parent, "pids": "/proc"}, 1)
         self.assertRaises(DriverError, made.create, "x", Resources(memory_bytes=1))
         self.assertEqual(os.listdir(parent), [])
+
+
+class CgroupsThatGoAway(Case):
+    """What the end of a process asks its cgroup while that is being removed: an error there would lose the end."""
+
+    def test_a_file_without_its_cgroup_holds_nothing(self) -> None:
+        for name in ("memory.events", "memory.oom_control", "cgroup.procs"):
+            try:
+                # A misc device that no driver has answers ENODEV, as the file of a removed cgroup does.
+                os.mknod(f"{self.path}/{name}", 0o600 | stat.S_IFCHR, os.makedev(10, 254))
+            except PermissionError as error:
+                raise SkipTest("making device nodes needs root") from error
+        with self.assertRaises(OSError) as caught:
+            open(f"{self.path}/cgroup.procs").close()
+        self.assertEqual(caught.exception.errno, errno.ENODEV)
+        self.assertEqual(oom_kills([self.path, self.path + "/none"]), 0)
+        self.assertEqual(cgroups.members([self.path, self.path + "/none"]), set())
 
 
 class Output(Case):

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 # What ``signal`` dresses up with enumerations, for 0.8 MB.
 import _signal as signal  # type: ignore[import-not-found]
+import errno
 import os
 import sys
 import time
@@ -104,8 +105,10 @@ def oom_kills(cgroups: list[str]) -> int:
                     for line in file:
                         if line.startswith("oom_kill "):
                             return int(line.split()[1])
-            except FileNotFoundError:
-                continue
+            except OSError as error:
+                # Removed before the opening (ENOENT), or between the opening and the reading (ENODEV).
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise
     return 0
 
 
