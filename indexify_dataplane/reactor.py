@@ -30,6 +30,17 @@ class Clock(Protocol):
         """Schedule ``call``; the result has ``active()`` and ``cancel()``."""
 
 
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Wait on the injected clock. Cancelling it leaves no timer behind."""
+    waiting: Deferred[None] = Deferred()
+    timer = clock.callLater(seconds, waiting.callback, None)
+    try:
+        await waiting
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
 def install() -> None:
     """Install the asyncio reactor, on uvloop where it is installed and asked for. Harmless when it is there already;
     RuntimeError when another reactor is."""

@@ -18,13 +18,13 @@ from twisted.logger import Logger
 
 from ..blobs.base import BlobError
 from ..core.model import FailureReason
+from ..reactor import sleep
 from ..wireproto import executor_api_pb2 as pb
 from ..wireproto import function_executor_pb2 as fe
 from .calls import ABORTED, INTERNAL, OK
 from .child_values import fill
 from .children import Children
 from .client import RpcError
-from .pauses import sleep
 from .run import REOPENINGS, AllocationRun, Finished, Stopped
 from .watcher_timers import WatcherTimers
 

@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred
-
 from ..blobs.base import BlobError
-from ..reactor import Clock
+from ..reactor import Clock, sleep
 
 T = TypeVar("T")
-
-
-async def sleep(clock: Clock, seconds: float) -> None:
-    waiting: Deferred[None] = Deferred()
-    timer = clock.callLater(seconds, waiting.callback, None)
-    try:
-        await waiting
-    finally:
-        if timer.active():
-            timer.cancel()
 
 
 async def patiently(clock: Clock, pauses: Iterable[float], call: Callable[[], Awaitable[T]]) -> T:

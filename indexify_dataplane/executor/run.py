@@ -23,14 +23,13 @@ from twisted.python.failure import Failure
 from ..blobs.base import BlobError
 from ..core.model import Allocation, AllocationSpec, Failed, FailureReason, Outcome
 from ..metrics import Metrics
-from ..reactor import Clock
+from ..reactor import Clock, sleep
 from ..wireproto import executor_api_pb2 as pb
 from ..wireproto import function_executor_pb2 as fe
 from .blobs import AllocationBlobs
 from .calls import INTERNAL, OK, FunctionCalls
 from .client import ExecutorClient, Messages, RpcError
 from .deadline import Deadline
-from .pauses import sleep
 from .request_state import RequestState
 from .results import Results
 

@@ -13,10 +13,9 @@ from ..code_cache import CodeCache, CodeError
 from ..core.model import ContainerSpec, TerminationReason
 from ..metrics import Metrics
 from ..perform.executors import StartupFailed
-from ..reactor import Clock
+from ..reactor import Clock, sleep
 from ..wireproto import function_executor_pb2 as fe
 from .client import ExecutorClient, RpcError
-from .pauses import sleep
 from .wire import write_function, write_manifest
 
 log = Logger()

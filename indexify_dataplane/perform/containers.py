@@ -19,10 +19,10 @@ from ..core.model import ContainerSpec, Handle, Kind, Resources, TerminationReas
 from ..daemon_client import Daemons, DaemonUnreachable
 from ..drivers.base import Driver, DriverError, PolicyRefused, StartOrder
 from ..metrics import Metrics
-from ..reactor import Clock
+from ..reactor import Clock, sleep
 from ..tracing import Tracing
 from .executors import Executors, StartupFailed
-from .readiness import Readiness, Timing, sleep
+from .readiness import Readiness, Timing
 from .snapshots import SnapshotWork
 
 log = Logger()

@@ -13,7 +13,7 @@ from ..core.model import ExitStatus, Handle, TerminationReason
 from ..daemon_client import Daemons, DaemonUnreachable
 from ..drivers.base import Driver, DriverError
 from ..metrics import Metrics
-from ..reactor import Clock
+from ..reactor import Clock, sleep
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.004, 0.1
 """Seconds between two questions."""
@@ -101,14 +101,3 @@ def _ended(status: ExitStatus) -> DriverError:
         error.reason = TerminationReason.OOM
         return error
     return DriverError(f"the container ended while its daemon was starting: {how}")
-
-
-async def sleep(clock: Clock, seconds: float) -> None:
-    """Cancelling it leaves no timer behind."""
-    waiting: Deferred[None] = Deferred()
-    timer = clock.callLater(seconds, waiting.callback, None)
-    try:
-        await waiting
-    finally:
-        if timer.active():
-            timer.cancel()
