@@ -80,6 +80,8 @@ class FileApi:
 
     async def write(self, request: Request) -> Answer:
         path = requested_path(request)
+        if path.raw.endswith(b"/"):
+            raise is_directory(path)
         upload = FileWrite(path.raw, owner=self._owner)
         try:
             with refused(path, "Cannot write, something on the way is missing"):

@@ -118,6 +118,11 @@ class Process:
     def descendants(self) -> Descendants:
         return Descendants(leader=self.pid, mark=self._mark)
 
+    @property
+    def left_behind(self) -> Descendants:
+        """What an ended process started and is still there. Its pid may be another's now: only the mark tells."""
+        return Descendants(leader=-1, mark=self._mark)
+
     def start(self) -> None:
         """Spawn the child; also again after an end. Raises OSError."""
         order, surroundings, loop = self.order, self._surroundings, self._surroundings.loop

@@ -54,13 +54,21 @@ def requested_identity(fields: Fields, default: Identity | None) -> Identity | N
     return identity if os.geteuid() == 0 else None
 
 
+LONGEST_NAME = 255
+_NOT_NAMES = ("run", ".", "..")
+"""They cannot be addressed: a route of their own, and what clients resolve before they send."""
+
+
 def requested_supervision(fields: Fields) -> SupervisionOrder | None:
-    """None unless the request has ``name``, ``restart`` or ``health_check``."""
+    """None unless the request has ``name``, ``restart`` or ``health_check``. Raises Refusal 422."""
+    stop_grace_ms = fields.whole_or("stop_grace_ms", 0, 10**9, 10_000)
     if not any(fields.has(name) for name in ("name", "restart", "health_check")):
         return None
     name = fields.text_or_none("name")
     if name is not None and (not name or "/" in name or (name.isascii() and name.isdigit())):
         raise unprocessable("name", "must not be empty, hold a '/' or be a number")
+    if name in _NOT_NAMES or (name is not None and len(name) > LONGEST_NAME):
+        raise unprocessable("name", f"must not be 'run', '.' or '..' or longer than {LONGEST_NAME} characters")
     restart = fields.object_or_none("restart") or Fields({})
     most = 10**9
     return SupervisionOrder(
@@ -69,7 +77,7 @@ def requested_supervision(fields: Fields) -> SupervisionOrder | None:
         max_restarts=restart.whole_or_none("max_restarts", 0, most),
         initial_backoff_ms=restart.whole_or("initial_backoff_ms", 0, most, 500),
         max_backoff_ms=restart.whole_or("max_backoff_ms", 0, most, 30_000),
-        stop_grace_ms=fields.whole_or("stop_grace_ms", 0, most, 10_000),
+        stop_grace_ms=stop_grace_ms,
         health_check=_health_check_order(fields.object_or_none("health_check")),
     )
 

@@ -96,14 +96,16 @@ class Processes:
     def kill(self, process: Process) -> None:
         """SIGKILL for the tree; a supervised one is stopped for good, gently first. Returns at once.
 
-        Raises Refusal 500 (the status that clients know) when it has ended.
+        Raises Refusal 500 (the status that clients know) when it has ended; what it left behind is killed all the same.
         """
         if process.supervision is not None:
             if not process.supervision.active:
+                self._keep(process.left_behind.kill())
                 raise Refusal(500, f"Process {process.pid} is not running", "NOT_RUNNING")
             self._keep(process.supervision.stop())
             return
         if not process.alive:
+            self._keep(process.left_behind.kill())
             raise Refusal(500, f"Process {process.pid} is not running", "NOT_RUNNING")
         descendants = process.descendants
         descendants.look_while_leader_lives()

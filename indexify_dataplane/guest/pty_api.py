@@ -69,7 +69,7 @@ class PtyApi:
         try:
             session.resize(rows, cols)
         except OSError as error:
-            raise Refusal(500, f"Failed to resize PTY: {error}") from error
+            raise Refusal(500, f"Failed to resize PTY: {error}", "RESIZE_FAILED") from error
         return Reply(204)
 
     async def attach(self, request: Request, session_id: str) -> Answer:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..drivers.base import DriverError
 from ..drivers.fork_exec.cgroups import LEAF, PREFIX, Mount, members, own_paths, read_mounts, remove
@@ -13,9 +14,13 @@ from .found import Found
 DIRECTORY, CGROUP = "run directory", "cgroup"
 RUN_ID = 32
 """Characters of a run's id."""
+YOUNG_SECS = 60.0
+"""A cgroup that was made less than this ago may still be waiting for its first process."""
 
 
-def things(state_dir: str, *, proc: str = "/proc/self") -> tuple[list[Found], list[str]]:
+def things(
+    state_dir: str, *, proc: str = "/proc/self", now: Callable[[], float] = time.time
+) -> tuple[list[Found], list[str]]:
     """What the fork-exec driver has on this host below ``state_dir``, and cgroups of runs that have no directory."""
     found, problems, runs = [], [], set()
     place = os.path.join(os.path.abspath(state_dir), "fork_exec")
@@ -34,10 +39,20 @@ def things(state_dir: str, *, proc: str = "/proc/self") -> tuple[list[Found], li
         found.append(Found(DIRECTORY, name, manifest.container_id, manifest.executor_id, place))
     for directory in _cgroups(proc):
         run_id = os.path.basename(directory).removeprefix(PREFIX)
-        # Another node in the same cgroup has its run directories elsewhere; its cgroups have processes.
+        # Another node in the same cgroup has its run directories elsewhere; its cgroups have processes, or will have
+        # some in a moment.
         if run_id not in runs:
-            found.append(Found(CGROUP, directory, place="cgroup", needed=bool(members([directory]))))
+            needed = _age(directory, now()) < YOUNG_SECS or bool(members([directory]))
+            found.append(Found(CGROUP, directory, place="cgroup", needed=needed))
     return found, problems
+
+
+def _age(directory: str, now: float) -> float:
+    """Seconds since a cgroup was made; one that is gone is as good as old."""
+    try:
+        return now - os.stat(directory).st_ctime
+    except FileNotFoundError:
+        return YOUNG_SECS
 
 
 def _cgroups(proc: str) -> Iterator[str]:

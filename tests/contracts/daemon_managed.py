@@ -39,6 +39,15 @@ class DaemonManaged(DaemonContract):
         self.assertNotEqual(again["pid"], info["pid"])
         self.api.call("DELETE", f"/processes/{reference}")
 
+    def test_names_and_grace_times_that_are_refused(self) -> None:
+        for fields, named in (
+            *(({"name": name}, "name") for name in ("", "12", "a/b", "run", ".", "..", "n" * 256)),
+            *(({"stop_grace_ms": value}, "stop_grace_ms") for value in (-1, "x", 1.5, 10**30)),
+        ):
+            answer = self.api.call("POST", "/processes", {"command": "true", **fields})
+            self.assertEqual((answer.status, answer.json["code"]), (422, "UNPROCESSABLE"), fields)
+            self.assertIn(named, answer.json["error"])
+
     def test_restarts_on_failure_up_to_the_limit(self) -> None:
         path = self.fresh()
         restart = {**FAST, "max_restarts": 3}

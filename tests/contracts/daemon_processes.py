@@ -113,6 +113,14 @@ class DaemonProcesses(DaemonContract):
         eventually(lambda: self.count("sleep 62") == 0, "the end of the stray")
         stream.close()
 
+    def test_delete_of_an_ended_process_kills_what_it_left_behind(self) -> None:
+        info = self.sh("setsid sleep 64 & (setsid sh -c 'sleep 64 & wait' &); exit 0")
+        eventually(lambda: self.api.get(info["pid"])["status"] == "exited", "the end of the first")
+        eventually(lambda: self.count("sleep 64") >= 2, "the strays")
+        answer = self.api.call("DELETE", f"/processes/{info['pid']}")
+        self.assertEqual((answer.status, answer.json["code"]), (500, "NOT_RUNNING"))
+        eventually(lambda: self.count("sleep 64") == 0, "the end of the strays")
+
     def count(self, command: str) -> int:
         lines, _ = self.api.output("sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '")
         return " ".join(lines).count(command + " ")

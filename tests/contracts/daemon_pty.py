@@ -61,6 +61,8 @@ class DaemonPty(DaemonContract):
         self.assertEqual((closed.code, closed.reason), (1000, "exit:5"))
         again = self.to_end(self.attach(session))
         self.assertEqual((again[0], again[1]), (b"terminal\r\n", 5))
+        answer = self.api.call("POST", f"/pty/{session['session_id']}/resize", {"rows": 9, "cols": 9})
+        self.assertEqual((answer.status, answer.json["code"]), (500, "RESIZE_FAILED"))
         info = self.info(session)
         self.assertEqual((info["is_alive"], info["status"], info["exit_code"]), (False, "exited", 5))
         self.assertNotIn("token", info)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,10 @@ class Files(SynchronousTestCase):
         for run in (manifest.run_id, left, busy):
             (cgroup / f"indexify-{run}").mkdir()
         (cgroup / f"indexify-{busy}" / "cgroup.procs").write_text("1\n")
-        found, _ = files.things(str(self.directory), proc=str(self.directory / "proc"))
+        proc = str(self.directory / "proc")
+        young, _ = files.things(str(self.directory), proc=proc)
+        self.assertEqual(sort(young, (), mine={"me"}, recorded={"c1"}).leaks, (), "another node may be about to use it")
+        found, _ = files.things(str(self.directory), proc=proc, now=lambda: time.time() + files.YOUNG_SECS + 1)
         listed = sort(found, (), mine={"me"}, recorded={"c1"})
         self.assertEqual([each.name for each in listed.leaks], [str(cgroup / f"indexify-{left}")])
         self.assertIsNone(files.remove_cgroup(listed.leaks[0]))
