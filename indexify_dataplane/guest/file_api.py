@@ -6,6 +6,7 @@ Disk calls that can wait run on worker threads, so that one slow file system doe
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -44,9 +45,10 @@ class FileApi:
     async def read(self, request: Request) -> Answer:
         path = requested_path(request)
         with refused(path, "File not found"):
-            # O_NONBLOCK: opening a named pipe must not wait for a writer.
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            fd = await _on_thread(lambda: os.open(path.raw, flags), unwanted=os.close)
+            try:
+                fd = await _on_thread(lambda: _open(path.raw), unwanted=os.close)
+            except NotRegular:
+                raise not_regular(path) from None
         try:
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
@@ -111,6 +113,18 @@ class FileApi:
         with refused(path, "Directory not found"):
             entries = await _on_thread(lambda: _entries(path))
         return json_reply(200, {"path": path.shown, "entries": entries})
+
+
+def _open(path: bytes) -> int:
+    """Open for reading. Raises NotRegular for a socket, or a device that nothing is behind, and OSError."""
+    try:
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        # gVisor answers EIO, which of a file is an error of its disk.
+        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EIO) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise NotRegular from error
+        raise
 
 
 async def _receive(request: Request, upload: FileWrite) -> None:

@@ -50,9 +50,6 @@ def refused(path: FilePath, missing: str) -> Iterator[None]:
             raise is_directory(path) from error
         if number == errno.ENOTDIR:
             raise Refusal(400, f"Not a directory: {path.shown}", "NOT_A_DIRECTORY") from error
-        if number in (errno.ENXIO, errno.ENODEV):
-            # A socket, or a device that nothing is behind.
-            raise not_regular(path) from error
         if number in (errno.EACCES, errno.EPERM):
             raise Refusal(403, f"Permission denied: {path.shown}", "PERMISSION_DENIED") from error
         if number == errno.EROFS:
