@@ -1,6 +1,7 @@
 """Snapshots of containers of a Docker engine: the export of a file system, and the image that a restore starts from.
 
 An export is the engine's own: mounts, and with them the guest bundle, volumes, /proc, /sys and /dev, are not in it. The
+extended attributes that the engine leaves out are added, where the container's files can be read on this host. The
 container is frozen meanwhile, so that its files are of one moment. A restore imports the tar under a tag of its own for
 each container, ``indexify-restore:<container id>``; the container is made from it with the configuration of the image
 that its order names. The tag goes with the container, and what a node that was killed left of it goes at the next
@@ -13,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from attrs import evolve
@@ -25,6 +26,9 @@ from ..drivers.base import DriverError, SnapshotImpossible, StartOrder
 from ..drivers.blocking import Cancelled
 from ..drivers.docker.failures import EXPECTED, OTHER, engine_call, failure, sentence_of, status_of
 from ..drivers.docker.images import ImageFacts
+from .attributes import Files
+from .headers import with_attributes
+from .host_files import files_of
 
 log = Logger()
 
@@ -85,24 +89,53 @@ def _thaw(client: Any, handle: Handle) -> None:
             log.warn("a container cannot be thawed after its snapshot", handle=handle.id, error=sentence_of(error))
 
 
-@contextmanager
-def exported(client: Any, handle: Handle, cancelled: Cancelled) -> Iterator[Iterable[bytes]]:
-    """The file system of a frozen container as the engine's tar. Raises DriverError, also while it is read."""
-    name = handle.opaque or handle.id[:12]
-    with frozen(client, handle, cancelled):
+class Exports:
+    """Takes what containers of one engine hold. Used from several threads."""
+
+    def __init__(self, *, client: Any) -> None:
+        self._client = client
+        self._told = False
+
+    @contextmanager
+    def exported(self, handle: Handle, cancelled: Cancelled) -> Iterator[Iterable[bytes]]:
+        """The file system of a frozen container as the engine's tar, with the extended attributes that the engine
+        leaves out. Raises DriverError, also while it is read."""
+        client = self._client
+        name = handle.opaque or handle.id[:12]
         what = f"the file system of container {name} cannot be exported"
-        with engine_call(OTHER, what):
-            response = client.get(
-                f"{client.base_url}/v{client.api_version}/containers/{handle.id}/export",
-                stream=True,
-                timeout=client.timeout,
-            )
-        with response, cancelled.calling(lambda: _break_off(response)):
-            if response.status_code == 404:
-                raise SnapshotImpossible(f"container {name} is not there")
+        with frozen(client, handle, cancelled), self._files(handle, what) as files:
             with engine_call(OTHER, what):
-                client._raise_for_status(response)
-            yield _pieces(response, what, cancelled)
+                response = client.get(
+                    f"{client.base_url}/v{client.api_version}/containers/{handle.id}/export",
+                    stream=True,
+                    timeout=client.timeout,
+                )
+            with response, cancelled.calling(lambda: _break_off(response)):
+                if response.status_code == 404:
+                    raise SnapshotImpossible(f"container {name} is not there")
+                with engine_call(OTHER, what):
+                    client._raise_for_status(response)
+                pieces = _pieces(response, what, cancelled)
+                yield with_attributes(pieces, files.attributes, files.not_read) if files is not None else pieces
+
+    @contextmanager
+    def _files(self, handle: Handle, what: str) -> Iterator[Files | None]:
+        """The container's files on this host; None if they cannot be read."""
+        with engine_call(OTHER, what):
+            files, problem = files_of(self._client.inspect_container(handle.id))
+        if files is None:
+            if not self._told:
+                self._told = True
+                log.warn("snapshots are without extended attributes: files cannot be read here", reason=problem)
+            yield None
+            return
+        with closing(files):
+            yield files
+        if files.unread:
+            log.warn(
+                "extended attributes of some files are not in the snapshot", container=handle.opaque,
+                files=files.unread, first=files.first_unread,
+            )  # fmt: skip
 
 
 def _break_off(response: Any) -> None:

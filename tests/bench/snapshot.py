@@ -22,7 +22,7 @@ from indexify_dataplane.blobs.local import LocalStore
 from indexify_dataplane.core.model import Handle
 from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.snapshots.archive import Transfer, pack
-from indexify_dataplane.snapshots.docker import exported
+from indexify_dataplane.snapshots.docker import Exports
 from indexify_dataplane.snapshots.pipeline import ahead
 from tests.engine import Engine
 
@@ -48,7 +48,7 @@ def fill(root: Path) -> None:
 
 def ours(client: Any, handle: Handle, target: Path) -> int:
     transfer = Transfer()
-    with exported(client, handle, Cancelled()) as tar:
+    with Exports(client=client).exported(handle, Cancelled()) as tar:
         return LocalStore().write(f"file://{target}", ahead(pack(ahead(tar), transfer)))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,13 +17,14 @@ from docker import APIClient
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
 from indexify_dataplane.core.model import Handle
 from indexify_dataplane.drivers.base import DriverError, SnapshotImpossible, StartOrder, StoredRoot
 from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.snapshots.archive import SnapshotDamaged, Transfer, pack, unpack
-from indexify_dataplane.snapshots.docker import REPOSITORY, exported, tag_of
+from indexify_dataplane.snapshots.docker import REPOSITORY, Exports, tag_of
 from tests.contracts.driver import order
 from tests.contracts.driver_docker import DockerPlace
 from tests.engine import require
@@ -30,8 +33,8 @@ from tests.guestbundle.sources import real_daemon
 from . import tree
 
 
-class DockerSnapshots(TestCase):
-    """``runtime`` None is runc."""
+class Sandboxes(TestCase):
+    """A driver of its own; ``runtime`` None is runc."""
 
     runtime: str | None = None
 
@@ -76,6 +79,18 @@ class DockerSnapshots(TestCase):
 
         return StoredRoot("file:///a-snapshot", read)
 
+    async def filled(self) -> tuple[Handle, dict[str, tree.Entry]]:
+        handle = await self.driver.start(order("a"))
+        await deferToThread(tree.fill, self.root(handle))
+        return handle, await deferToThread(tree.describe, self.root(handle))
+
+    async def check_restored(self, pieces: list[bytes], before: dict[str, tree.Entry]) -> None:
+        restored = await self.driver.start(order("b", snapshot=self.stored(pieces)))
+        after = await deferToThread(tree.describe, self.root(restored))
+        self.assertEqual(sorted(after), sorted(before))
+        for name, entry in before.items():
+            self.assertEqual(after[name], entry, name)
+
     async def failing(self, work: Any, error: type[Exception] = DriverError) -> str:
         try:
             result = await work
@@ -83,18 +98,22 @@ class DockerSnapshots(TestCase):
             return str(raised)
         raise AssertionError(f"no {error.__name__}, but {str(result)[:200]}")
 
+
+class DockerSnapshots(Sandboxes):
     async def test_the_tree_is_identical(self) -> None:
-        first = await self.driver.start(order("a"))
-        await deferToThread(tree.fill, self.root(first))
-        before = await deferToThread(tree.describe, self.root(first))
-        self.assertGreater(len(before), 30)
+        first, before = await self.filled()
+        self.assertGreater(len(before), 40)
+        self.assertGreaterEqual(len([each for each in before.values() if each.attributes]), 10)
         pieces = await deferToThread(self.copied, first)
         await self.driver.kill(first)
-        second = await self.driver.start(order("b", snapshot=self.stored(pieces)))
-        after = await deferToThread(tree.describe, self.root(second))
-        self.assertEqual(sorted(after), sorted(before))
-        for name, entry in before.items():
-            self.assertEqual(after[name], entry, name)
+        await self.check_restored(pieces, before)
+
+    async def test_the_tree_of_one_that_has_ended_is_identical(self) -> None:
+        """Its root is not mounted any more: its layers tell the attributes."""
+        first, before = await self.filled()
+        self.api.kill(first.id)
+        self.api.wait(first.id)
+        await self.check_restored(await deferToThread(self.copied, first), before)
 
     async def test_the_sandbox_is_frozen_while_it_is_copied_and_goes_on_afterwards(self) -> None:
         handle = await self.driver.start(order("a"))
@@ -229,6 +248,104 @@ class DockerSnapshots(TestCase):
         self.assertNotEqual(tag_of("a b"), tag_of("a  b"))
 
 
+class Elsewhere:
+    """An engine that does not tell where a container's files are, as with most storage drivers; ``pid`` is what it says
+    of the first process."""
+
+    def __init__(self, client: APIClient, pid: int | None = None) -> None:
+        self._client = client
+        self._pid = pid
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def inspect_container(self, identity: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.inspect_container(identity)
+        found["GraphDriver"] = {"Name": "vfs", "Data": None}
+        if self._pid is not None:
+            found["State"]["Pid"] = self._pid
+        return found
+
+
+class WhereFilesAre(Sandboxes):
+    """The ways to a container's files that ``overlay2`` does not need."""
+
+    def copied_by(self, engine: Elsewhere, handle: Handle) -> list[bytes]:
+        exports = Exports(client=engine)
+        for _ in range(2):
+            with exports.exported(handle, Cancelled()) as tar:
+                pieces = list(pack(tar, Transfer()))
+        return pieces
+
+    def attributes_in(self, pieces: list[bytes]) -> list[str]:
+        return [each.name for each in self.members(pieces) if "SCHILY.xattr.user.kept" in each.pax_headers]
+
+    async def one_with_an_attribute(self) -> Handle:
+        handle = await self.driver.start(order("a"))
+        (self.root(handle) / "kept").touch()
+        os.setxattr(self.root(handle) / "kept", "user.kept", b"1")
+        os.setxattr(self.root(handle) / "etc", "user.kept", b"1")
+        return handle
+
+    async def test_the_first_process_leads_to_the_files(self) -> None:
+        first, before = await self.filled()
+        pieces = await deferToThread(self.copied_by, Elsewhere(self.api), first)
+        await self.check_restored(pieces, before)
+
+    async def test_a_process_of_somebody_else_does_not_and_that_is_told_once(self) -> None:
+        handle = await self.one_with_an_attribute()
+        told: list[str] = []
+        with capturedLogs() as events:
+            for pid in (os.getpid(), 1, 1 << 30, 0):
+                pieces = await deferToThread(self.copied_by, Elsewhere(self.api, pid), handle)
+                self.assertEqual(self.attributes_in(pieces), [])
+                told += [str(event["reason"]) for event in events if "without extended attr" in event["log_format"]]
+                events.clear()
+        self.assertEqual(len(told), 4, "once for each engine")
+        self.assertIn(f"/proc/{1 << 30}/cgroup: No such file", told[2])
+
+    async def test_both_ways_are_taken(self) -> None:
+        handle = await self.one_with_an_attribute()
+        for engine in (self.api, Elsewhere(self.api)):
+            pieces = await deferToThread(self.copied_by, engine, handle)
+            self.assertEqual(self.attributes_in(pieces), ["etc", "kept"])
+
+
+class Gvisor(Sandboxes):
+    """The installed runsc has no command to write what it keeps in memory, so the engine's export is used. Inside,
+    neither extended attributes nor devices can be made; those that the image has are kept."""
+
+    runtime = "runsc"
+
+    def inside(self, handle: Handle, what: str) -> Any:
+        """Run ``tree`` in the sandbox."""
+        command = ["python3", "-c", Path(tree.__file__).read_text(), what]
+        run = self.api.exec_create(handle.id, command)
+        output: bytes = self.api.exec_start(run["Id"])
+        self.assertEqual(self.api.exec_inspect(run["Id"])["ExitCode"], 0, output.decode(errors="replace"))
+        return ast.literal_eval(output.decode()) if output else None
+
+    async def test_the_tree_of_an_image_is_identical(self) -> None:
+        first, before = await self.filled()
+        await self.check_restored(await deferToThread(self.copied, first), before)
+
+    async def test_what_was_made_inside_is_identical(self) -> None:
+        image = self.engine.image("debian")
+        first = await self.driver.start(order("a", image=image))
+        await deferToThread(self.inside, first, "fill")
+        seen = await deferToThread(self.inside, first, "describe")
+        before = await deferToThread(tree.describe, self.root(first))
+        self.assertGreater(len(before), 30)
+        pieces = await deferToThread(self.copied, first)
+        await self.driver.kill(first)
+        second = await self.driver.start(order("b", image=image, snapshot=self.stored(pieces)))
+        after = await deferToThread(tree.describe, self.root(second))
+        self.assertEqual(after, before)
+        again = await deferToThread(self.inside, second, "describe")
+        # This runsc keeps pipes in its memory.
+        self.assertEqual({**again, "tree/pipe": seen["tree/pipe"]}, seen)
+
+
 class BrokenEngine(BaseHTTPRequestHandler):
     """Answers like an engine whose export ends too early: as if it were whole, or with the connection."""
 
@@ -243,6 +360,11 @@ class BrokenEngine(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(200)
+        if self.path.endswith("/json"):
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+            return
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.wfile.write(b"5000\r\n" + b"x" * 0x5000 + b"\r\n")
@@ -270,7 +392,7 @@ class BrokenOff(TestCase):
                 handle = Handle("docker", "0" * 64, opaque="a")
                 with (
                     self.assertRaisesRegex(DriverError, "container a .*20480 bytes"),
-                    exported(client, handle, Cancelled()) as tar,
+                    Exports(client=client).exported(handle, Cancelled()) as tar,
                 ):
                     for _ in tar:
                         continue

@@ -1,4 +1,7 @@
-"""A file tree with everything that file systems know, and a description of a tree by which two can be compared."""
+"""A file tree with everything that file systems know, and a description of a tree by which two can be compared.
+
+``python3 -c SOURCE fill|describe`` does it inside of a sandbox, so this needs nothing but the standard library.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import hashlib
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-from attrs import frozen
+from typing import NamedTuple
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 """``cap_net_bind_service=ep`` as the kernel keeps it in ``security.capability``."""
@@ -17,8 +20,14 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 SPARSE_BYTES = 256 << 20
 
 
-@frozen
-class Entry:
+def acl(named: int) -> bytes:
+    """``u::rw-,u:1000:NAMED,g::r--,m::rw-,o::r--`` as the kernel keeps it in ``system.posix_acl_*``."""
+    nobody = 0xFFFFFFFF
+    entries = [(0x01, 6, nobody), (0x02, named, 1000), (0x04, 4, nobody), (0x10, 6, nobody), (0x20, 4, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+class Entry(NamedTuple):
     """What is compared of one file; ``same_as`` is the first path of the same file (a hard link)."""
 
     kind: str
@@ -31,8 +40,9 @@ class Entry:
     attributes: tuple[tuple[str, bytes], ...]
 
 
-def fill(root: Path) -> None:
-    """Make the tree below ``root``, which exists. Needs root."""
+def fill(root: Path, *, from_inside: bool = False) -> None:
+    """Make the tree below ``root``, which exists. Needs root; ``from_inside`` leaves out what no sandbox may do, and
+    gVisor does not know."""
     top = root / "tree"
     top.mkdir()
     (top / "plain").write_bytes(b"hello\n")
@@ -43,7 +53,11 @@ def fill(root: Path) -> None:
     (top / "setuid").write_bytes(b"#!/bin/sh\n")
     os.chmod(top / "setuid", 0o6755)
     (top / "capable").write_bytes(b"\x7fELF")
-    os.setxattr(top / "capable", "security.capability", CAPABILITY)
+    if not from_inside:
+        os.setxattr(top / "capable", "security.capability", CAPABILITY)
+        os.setxattr(top / "capable", "user.beside", b"a capability")
+        _fill_with_attributes(top)
+        os.mknod(top / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     (top / "sticky").mkdir()
     os.chmod(top / "sticky", 0o1777)
     os.chown(top / "sticky", 7, 8)
@@ -57,7 +71,6 @@ def fill(root: Path) -> None:
     (top / "deep").mkdir()
     os.link(top / "plain", top / "deep" / "hard too")
     os.mkfifo(top / "pipe", 0o640)
-    os.mknod(top / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     with open(top / "sparse", "wb") as sparse:
         sparse.seek(SPARSE_BYTES)
         sparse.write(b"end")
@@ -69,8 +82,34 @@ def fill(root: Path) -> None:
         long = long / ("d" * 60)
         long.mkdir()
     (long / ("f" * 200)).write_bytes(b"far down")
+    if not from_inside:
+        os.setxattr(long / ("f" * 200), "user.how far", b"down")
     for path in [*_paths(root / "tree"), top]:
         os.utime(path, (1_600_000_000, 1_600_000_000), follow_symlinks=False)
+
+
+def _fill_with_attributes(top: Path) -> None:
+    """Extended attributes on each kind of file that can have them."""
+    folder = top / "attributes"
+    folder.mkdir()
+    os.setxattr(folder, "user.of a folder", b"yes")
+    os.setxattr(folder, "system.posix_acl_default", acl(7))
+    for name in (b"file", b"\xfe no utf-8", b"x" * 180):
+        path = os.path.join(os.fsencode(folder), name)
+        with open(path, "wb") as file:
+            file.write(name)
+        os.setxattr(path, "user.binary", bytes(range(256)))
+        os.setxattr(path, "user.line\nbreak", b"a=b\n")
+        os.setxattr(path, "user.large", b"0123456789" * 200)
+        os.setxattr(path, b"user.\xff\xfe", b"\xff")
+        os.setxattr(path, "system.posix_acl_access", acl(6))
+    os.link(folder / "file", folder / "hard")
+    os.mkfifo(folder / "pipe", 0o664)
+    os.setxattr(folder / "pipe", "system.posix_acl_access", acl(4))
+    os.mknod(folder / "zero", stat.S_IFCHR | 0o664, os.makedev(1, 5))
+    os.setxattr(folder / "zero", "system.posix_acl_access", acl(2))
+    (folder / "link").symlink_to("file")
+    os.setxattr(folder / "link", "trusted.of a link", b"yes", follow_symlinks=False)
 
 
 def _paths(top: Path) -> Iterator[Path]:
@@ -113,3 +152,10 @@ def describe(root: Path) -> dict[str, Entry]:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "fill":
+        fill(Path("/"), from_inside=True)
+    else:
+        print(ascii({name: tuple(entry) for name, entry in describe(Path("/")).items()}))

@@ -21,7 +21,7 @@ from ... import guestbundle
 from ...core.model import ExitStatus, Handle, Kind, NetworkPolicy
 from ...guestbundle import Bundle, BundleError
 from ...snapshots import gvisor
-from ...snapshots.docker import Restores, exported
+from ...snapshots.docker import Exports, Restores
 from ...snapshots.gvisor import Uppers
 from ..base import DriverError, Listed, PolicyRefused, PortRefused, SnapshotImpossible, StartOrder
 from ..blocking import Cancelled
@@ -106,7 +106,7 @@ class DockerDriver:
             raise SnapshotImpossible(f"{handle.id} is no container of {self._name}")
         if self._uppers is not None:
             return self._uppers.exported(handle, cancelled)
-        return exported(self.client, handle, cancelled)
+        return self._exports.exported(handle, cancelled)
 
     def open(self) -> None:
         self.client = client = self._connect()
@@ -129,6 +129,7 @@ class DockerDriver:
         self._networks = networks
         self._open_firewall()
         tokens = Tokens(load_secret(os.path.join(self._state_dir, NAME, "secret")))
+        self._exports = Exports(client=client)
         self._restores = Restores(client=client, mark=tokens.mark())
         self._restores.sweep()
         self._uppers = self._open_uppers(tokens.mark())
