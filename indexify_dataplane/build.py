@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from immutables import Map
+from twisted.application.service import MultiService
 
 from . import __version__
 from .blobs.s3 import S3Settings
@@ -46,7 +47,7 @@ def check_drivers(config: Config) -> None:
             raise DriverError(NOT_BUILT.format(type=kind, key=key))
 
 
-def drivers(config: Config, *, reactor: Any, pool: Pool) -> Callable[[str], Mapping[Kind, Driver]]:
+def drivers(config: Config, *, reactor: Any, pool: Pool, metrics: Metrics) -> Callable[[str], Mapping[Kind, Driver]]:
     """What makes the drivers once the executor id is known. Sections that mean the same host share one driver."""
     sections = {Kind.SANDBOX: config.sandbox_driver, Kind.FUNCTION: config.function_driver}
 
@@ -58,7 +59,9 @@ def drivers(config: Config, *, reactor: Any, pool: Pool) -> Callable[[str], Mapp
             if place not in made:
                 if isinstance(section, DockerConfig):
                     first = not any(type == "docker" for type, _ in made)
-                    made[place] = _docker(config, sections, section.address, executor_id, first=first, reactor=reactor)
+                    made[place] = _docker(
+                        config, sections, section.address, executor_id, first=first, reactor=reactor, metrics=metrics
+                    )
                 else:
                     made[place] = _fork_exec(config, reactor=reactor, pool=pool, executor_id=executor_id)
             return made[place]
@@ -80,12 +83,14 @@ def _docker(
     *,
     first: bool,
     reactor: Any,
+    metrics: Metrics,
 ) -> Driver:
     """One for each engine; sandboxes and functions may differ in everything else. ``first``: it has the plain name."""
     from .drivers.docker.driver import DockerDriver
     from .drivers.docker.firewall import EngineFirewall
     from .drivers.docker.image_cache import Watermarks
     from .drivers.docker.image_upkeep import ImageUpkeep
+    from .drivers.docker.rule_watch import RuleWatch
     from .drivers.threaded import ThreadedDriver
 
     settings = {
@@ -108,13 +113,24 @@ def _docker(
         name="docker" if first else "docker:functions",
         firewall=EngineFirewall(executor_id=executor_id),
     )
-    upkeep = ImageUpkeep(
+    upkeep = MultiService()
+    images = ImageUpkeep(
         clock=reactor,
         calls=Pool(reactor, "images", 1),
         cache=lambda: driver.image_cache,
         pull=driver.pull_image,
         interval=config.image_cache.check_interval_secs,
     )
+    images.setServiceParent(upkeep)  # type: ignore[no-untyped-call]
+    if Kind.SANDBOX in settings:
+        watch = RuleWatch(
+            clock=reactor,
+            calls=Pool(reactor, "packet filter", 1),
+            check=driver.check_rules,
+            interval=settings[Kind.SANDBOX].firewall_check_interval_secs,
+        )
+        watch.setServiceParent(upkeep)  # type: ignore[no-untyped-call]
+        metrics.gauge("sandbox.network_rules_repairs", driver.rule_repairs)
     return ThreadedDriver(
         reactor=reactor,
         driver=driver,

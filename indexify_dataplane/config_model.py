@@ -108,6 +108,9 @@ class DockerDriver:
     freeze_idle_pool: bool = key(
         BOOLEAN, "Warm sandboxes of a pool are frozen 10 s after they are ready, and thawed by their claim.", True
     )
+    firewall_check_interval_secs: float = key(
+        seconds(0.1), "Time between two looks whether the rules of network policies are still in force.", 30.0
+    )
     cap_add: tuple[str, ...] = key(ListOf(CAPABILITY), "Capabilities given besides.", (), example="[SYS_PTRACE]")
     extra_hosts: tuple[str, ...] = key(
         ListOf(HOST_ENTRY), "Lines for the containers' hosts file; host-gateway is the engine's host.", (),

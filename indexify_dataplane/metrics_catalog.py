@@ -97,6 +97,7 @@ _ALL: tuple[Metric, ...] = (
             "sandbox.warm_pool_claims": "Warm containers that were given to a sandbox.",
             "sandbox.failed_health_checks": "Health checks of a sandbox's daemon that failed.",
             "sandbox.network_rules_errors": "Network policies that could not be put in force.",
+            "sandbox.network_rules_repairs": "Times that rules which somebody else had changed were put back.",
             "sandbox.daemon_connect_errors": "Daemons that did not answer in time after a start.",
         }
     ),

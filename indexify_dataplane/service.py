@@ -214,7 +214,7 @@ class Root(MultiService):
         self.dataplane = Dataplane(
             clock=self._reactor,
             store=self._store,
-            drivers=build.drivers(config, reactor=self._reactor, pool=self._pool),
+            drivers=build.drivers(config, reactor=self._reactor, pool=self._pool, metrics=self.metrics),
             daemons=GrpcDaemons(),
             executors=executors,
             snapshot_blobs=build.blobs(config, reactor=self._reactor, calls=snapshot_calls, metrics=self.metrics),

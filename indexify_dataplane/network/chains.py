@@ -25,7 +25,8 @@ NAME_CHARACTERS = 16
 """So many characters of the id are in a chain's name: the packet filter allows 28 characters in all."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
-_NODE = re.compile(r"INDEXIFY-[0-9a-f]{10}(-C)?\Z")
+_QUOTED = re.compile(r'"([^"\\]*)"|(\S+)')
+CONTAINERS_SUFFIX = "-C"
 HOOKS = ("INPUT", "FORWARD", "DOCKER-USER")
 
 
@@ -40,7 +41,7 @@ def node_chain(executor_id: str) -> str:
 
 def containers_chain(executor_id: str) -> str:
     """The chain that drops what goes to the node's own containers."""
-    return f"{node_chain(executor_id)}-C"
+    return f"{node_chain(executor_id)}{CONTAINERS_SUFFIX}"
 
 
 def key(container_id: str) -> str:
@@ -111,29 +112,44 @@ def transaction(
     *,
     rules: Mapping[str, Sequence[Rule]],
     removed: Iterable[str] = (),
-    deleted: Iterable[tuple[str, Rule]] = (),
     unhook: Sequence[str] = (),
     hook: Sequence[str] = (),
 ) -> str:
     """Input for ``iptables-restore --noflush``: the node's chains with all ``entries``, the sandbox chains in ``rules``
-    by name; gone are those in ``removed`` and the rules ``deleted`` in chains of others. The node's chain becomes the
-    first of each chain in ``hook``."""
+    by name; gone are those in ``removed``. The node's chain is taken from the chains in ``unhook``, where it must be,
+    and becomes the first of each chain in ``hook``."""
     node, containers = node_chain(executor_id), containers_chain(executor_id)
     removed = list(removed)
     lines = ["*filter", *(f":{name} - [0:0]" for name in (node, containers, *rules, *removed))]
-    lines += [_line(chain, rule) for chain, wanted in rules.items() for rule in wanted]
+    lines += [line("-A", chain, rule) for chain, wanted in rules.items() for rule in wanted]
     for each in entries:
-        lines += [_line(containers, drop) for drop in each.drops]
-        lines += [_line(node, jump) for jump in each.jumps]
+        lines += [line("-A", containers, drop) for drop in each.drops]
+        lines += [line("-A", node, jump) for jump in each.jumps]
     lines += [f"-D {chain} -j {node}" for chain in unhook]
     lines += [f"-I {chain} 1 -j {node}" for chain in hook]
-    lines += [_line(chain, rule).replace("-A", "-D", 1) for chain, rule in deleted]
     lines += [f"-X {name}" for name in removed]
     return "\n".join([*lines, "COMMIT", ""])
 
 
-def _line(chain: str, rule: Rule) -> str:
-    return " ".join(["-A", chain, *(f'"{word}"' if " " in word else word for word in rule)])
+def line(command: str, chain: str, rule: Rule) -> str:
+    """``command`` is ``-A`` or ``-D``."""
+    return " ".join([command, chain, *map(_quoted, rule)])
+
+
+def _quoted(word: str) -> str:
+    if not re.search(r"""[\s"'\\]""", word):
+        return word
+    escaped = re.sub(r'(["\\])', r"\\\1", word)
+    return f'"{escaped}"'
+
+
+def fingerprint(saved: str) -> bytes:
+    """What tells one state of a table from another, from ``iptables-save``: without comments and counters."""
+    told = hashlib.sha256()
+    for text in saved.splitlines():
+        if not text.startswith("#"):
+            told.update((text.partition(" [")[0] if text.startswith(":") else text).encode() + b"\n")
+    return told.digest()
 
 
 @frozen
@@ -145,11 +161,11 @@ class Dump:
     @classmethod
     def parse(cls, text: str) -> Dump:
         found: dict[str, list[Rule]] = {}
-        for line in text.splitlines():
-            if line.startswith(":"):
-                found.setdefault(line[1:].split()[0], [])
-            elif line.startswith("-A "):
-                words = tuple(shlex.split(line))
+        for each in text.splitlines():
+            if each.startswith(":"):
+                found.setdefault(each[1:].split()[0], [])
+            elif each.startswith("-A "):
+                words = _words(each)
                 found.setdefault(words[1], []).append(words[2:])
         return cls({name: tuple(rules) for name, rules in found.items()})
 
@@ -168,38 +184,47 @@ class Dump:
                 found[who] = Entry(name, mark, jumps, drops)
         return found
 
-    def of_others(self, executor_id: str) -> list[tuple[str, str, Rule]]:
-        """Rules in the chains of other nodes: the key of the container, the chain, the rule."""
-        mine = (node_chain(executor_id), containers_chain(executor_id))
-        return [
-            (who, chain, rule)
-            for chain, rules in self.chains.items()
-            if _NODE.match(chain) and chain not in mine
-            for rule in rules
-            if (who := after(rule, "--comment").partition(" ")[0])
-        ]
+    def places(self) -> tuple[str, str]:
+        """The chains in which a node's chain has to be first: all that goes to the host, and all that it forwards.
+
+        DOCKER-USER is Docker's place for rules before its own; it is no good where it is not asked first.
+        """
+        forward = self.chains.get("FORWARD", ())
+        user: Rule = ("-j", "DOCKER-USER")
+        good = "DOCKER-USER" in self.chains and user in forward and _only_ours(forward[: forward.index(user)])
+        return "INPUT", "DOCKER-USER" if good else "FORWARD"
 
     def misplaced(self, executor_id: str) -> tuple[list[str], list[str]]:
         """The chains from which the node's chain has to be taken, and those in which it has to be put first.
 
-        Only chains of this product may stand before it. DOCKER-USER is Docker's place for rules before its own.
+        Only chains of this product may stand before it.
         """
-        node = node_chain(executor_id)
-        user = "DOCKER-USER" in self.chains and ("-j", "DOCKER-USER") in self.chains.get("FORWARD", ())
-        wanted = {"INPUT", "DOCKER-USER" if user else "FORWARD"}
+        node, wanted = node_chain(executor_id), self.places()
         unhook: list[str] = []
         hook: list[str] = []
         for chain in HOOKS:
             rules = self.chains.get(chain, ())
             places = [number for number, rule in enumerate(rules) if rule == ("-j", node)]
-            before = rules[: places[0]] if places else ()
-            good = len(places) == 1 and all(after(rule, "-j").startswith("INDEXIFY-") for rule in before)
+            good = len(places) == 1 and _only_ours(rules[: places[0]])
             if chain not in wanted:
                 unhook += [chain] * len(places)
             elif not good:
                 unhook += [chain] * len(places)
                 hook.append(chain)
         return unhook, hook
+
+
+def _only_ours(rules: Iterable[Rule]) -> bool:
+    return all(after(rule, "-j").startswith("INDEXIFY-") for rule in rules)
+
+
+def _words(text: str) -> Rule:
+    """The words of a line of ``iptables-save``: comments are quoted."""
+    if "\\" in text:
+        return tuple(shlex.split(text))
+    if '"' in text:
+        return tuple(quoted or plain for quoted, plain in _QUOTED.findall(text))
+    return tuple(text.split())
 
 
 def after(rule: Rule, option: str) -> str:

@@ -3,35 +3,42 @@
 The table in memory is what should be in force. It begins with what an earlier process of this node left in the kernel,
 so that the first change of a new process takes nothing away from the others. All methods block and may be called from
 several threads.
+
+What others do to the kernel's rules while the node runs (a flush, a reload of a host's own firewall) is found by
+``check``, and by each change: it takes the node's hooks out and puts them in again, which the kernel refuses as a whole
+if they are not there. So nothing starts under rules that are not asked.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
-from types import MappingProxyType
 
 from attrs import evolve, frozen
 from twisted.logger import Logger
 
+from . import dead_nodes, presence
 from .chains import (
     SANDBOX_PREFIX,
     Dump,
     Endpoint,
     Entry,
-    after,
     containers_chain,
     entry,
+    fingerprint,
     key,
     node_chain,
     sandbox_chain,
     transaction,
 )
-from .policy import Family, Network, Policy, Rule, Surroundings, networks, rules
+from .policy import Family, Policy, Rule, Surroundings, networks, rules
 from .tables import FirewallError, Namespace, Tables, filter_bridges, find_namespace, find_tables
 
 log = Logger()
+
+TOLD = 5
+"""So many of the things that were wrong are in the log line."""
 
 
 @frozen
@@ -66,17 +73,29 @@ class Firewall:
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._foreign: set[str] = set()
+        self._name: socket.socket | None = None
+        self._places: dict[Family, tuple[str, ...]] = {}
+        self._changes = 0
+        self._good: dict[Family, bytes] | None = None
+        self.repairs = 0
+        """How often rules had to be put back. Read from other threads."""
 
     def open(self) -> None:
-        """Find the back end, take over what is in force, and put the node's chains where they belong. Raises
-        FirewallError with what to do; nothing may be started under a policy then."""
+        """Take the node's name, find the back end, take over what is in force, and put the node's chains where they
+        belong. Raises FirewallError with what to do; nothing may be started under a policy then."""
         namespace = self._locate(self._bridge)
         self._tables = find = self._find_tables(namespace)
         filter_bridges(namespace, tuple(find.programs))
-        with self._lock:
-            dumps = self._dumps()
-            self._take_over(dumps)
-            self._write(dumps)
+        name = presence.take(namespace, node_chain(self._executor_id), self._executor_id)
+        try:
+            with self._lock:
+                dumps = find.dumps()
+                self._take_over(dumps)
+                self._write(dumps)
+        except BaseException:
+            name.close()
+            raise
+        self._name = name
         log.info(
             "packet filter ready",
             kind=find.kind,
@@ -84,6 +103,12 @@ class Firewall:
             namespace=namespace.path or "own",
             chain=node_chain(self._executor_id),
         )
+
+    def close(self) -> None:
+        """Give the node's name back; all rules stay. Idempotent."""
+        name, self._name = self._name, None
+        if name is not None:
+            name.close()
 
     def apply(self, container_id: str, endpoint: Endpoint, policy: Policy | None) -> str:
         """Put the rules of a sandbox in force, in both families at once; the name of its chain.
@@ -152,73 +177,79 @@ class Firewall:
                 if held is not None:
                     self._write(removed=[held.chain] if held.chain else [])
                 else:
-                    self._remove_of_others(self._dumps(), {name})
+                    # A node of another id may have started it, which has become this one.
+                    with dead_nodes.borrowed(self._tables, holding=name) as dead:
+                        if dead:
+                            self._foreign -= dead_nodes.bury(self._tables.dumps(), dead, {name}, self._restore)
             except FirewallError:
                 if held is not None:
                     self._held[name] = held
                 raise
 
-    def sweep(self, alive: Callable[[], Collection[str]]) -> list[str]:
+    def sweep(self, alive: Callable[[], Collection[str]], within: Collection[str] = ()) -> list[str]:
         """Remove what belongs to containers that are not alive, and chains that nothing leads to; their keys and names.
 
-        ``alive`` is asked after the kernel: what has rules and is not alive then is dead. Rules of other nodes are
-        looked at if they are about addresses of this network. Raises FirewallError.
+        ``alive`` is asked after the kernel: what has rules and is not alive then is dead. Of nodes that are gone, rules
+        about addresses of this network and of those in ``within`` (CIDR), where ``alive`` would know the container, are
+        removed if it does not, and their chains when nothing is left in them. Nodes that are there are left alone.
+        Raises FirewallError.
         """
+        subnets = networks([*self._around.subnets, *within], "subnets")
         with self._lock:
-            dumps = self._dumps()
-            living = {key(each) for each in alive()}
+            with dead_nodes.borrowed(self._tables, besides=node_chain(self._executor_id)) as dead:
+                dumps = self._tables.dumps()
+                living = {key(each) for each in alive()}
+                strangers = dead_nodes.strangers(dumps, dead, living, subnets)
+                buried = dead_nodes.bury(dumps, dead, strangers, self._restore)
             gone = [name for name in self._held if name not in living]
             chains = {each for name in gone if (each := self._held[name].chain)}
-            stray = {chain for dump in dumps.values() for chain in _unreachable(dump)} - chains
+            stray = {chain for dump in dumps.values() for chain in _unreachable(dump)} - chains - buried
             for name in gone:
                 del self._held[name]
+            self._foreign -= buried | stray
             if gone or stray:
                 self._write(removed=sorted(chains | stray))
-            subnets = networks(self._around.subnets, "subnets")
-            strangers = {
-                who
-                for dump in dumps.values()
-                for who, _, rule in dump.of_others(self._executor_id)
-                if who not in living and any(_within(after(rule, "-d"), each) for each in subnets)
-            }
-            if strangers:
-                self._remove_of_others(dumps, strangers)
-        return [*gone, *sorted(strangers), *sorted(stray)]
-
-    def _remove_of_others(self, dumps: dict[Family, Dump], names: Collection[str]) -> None:
-        deleted: dict[Family, list[tuple[str, Rule]]] = {}
-        chains: set[str] = set()
-        for family, dump in dumps.items():
-            found = [(chain, rule) for who, chain, rule in dump.of_others(self._executor_id) if who in names]
-            deleted[family] = found
-            chains |= {target for _, rule in found if (target := after(rule, "-j")).startswith(SANDBOX_PREFIX)}
-        if chains or any(deleted.values()):
-            self._write(removed=sorted(chains), deleted=deleted)
-            self._foreign -= chains
+        return [*gone, *sorted(strangers), *sorted(stray | buried)]
 
     def check(self) -> list[str]:
-        """Compare the kernel with the table and repair what somebody else has changed; what was wrong."""
+        """Compare the kernel with the table and repair what somebody else has changed; what was wrong. Raises
+        FirewallError. Nothing else waits for a look that finds everything as it was."""
+        for _ in range(3):
+            before, saved = self._changes, self._tables.saved()
+            marks = {family: fingerprint(text) for family, text in saved.items()}
+            if marks == self._good:
+                return []
+            dumps = {family: Dump.parse(text) for family, text in saved.items()}
+            with self._lock:
+                if before == self._changes:
+                    return self._repair(dumps, marks)
         with self._lock:
-            dumps = self._dumps()
-            wrong = [problem for family, dump in dumps.items() for problem in self._problems(family, dump)]
-            if wrong:
-                everything: dict[Family, dict[str, tuple[Rule, ...]]] = {family: {} for family in dumps}
-                for held in self._held.values():
-                    for family, found in self._rules_of(held).items():
-                        everything[family].update(found)
-                self._write(dumps, rules=everything)
+            return self._repair(self._tables.dumps())
+
+    def _repair(self, dumps: dict[Family, Dump], marks: dict[Family, bytes] | None = None) -> list[str]:
+        wrong = [problem for family, dump in dumps.items() for problem in self._problems(family, dump)]
+        if wrong:
+            self._rewrite(dumps, wrong)
+        else:
+            self._good = marks
         return wrong
+
+    def _rewrite(self, dumps: dict[Family, Dump], wrong: list[str], removed: Collection[str] = ()) -> None:
+        """Everything anew, and where it belongs."""
+        everything: dict[Family, dict[str, tuple[Rule, ...]]] = {family: {} for family in dumps}
+        for held in self._held.values():
+            for family, found in self._rules_of(held).items():
+                everything[family].update(found)
+        self._write(dumps, rules=everything, removed=removed)
+        self.repairs += 1
+        log.warn(
+            "rules of the packet filter had been changed by somebody else, and are back",
+            wrong="; ".join([*wrong[:TOLD], *([f"and {len(wrong) - TOLD} more"] if len(wrong) > TOLD else [])]),
+        )
 
     def stray(self) -> list[str]:
         """Chains of sandboxes that no chain of any node leads to, in either family."""
-        with self._lock:
-            return sorted(self._stray())
-
-    def _stray(self) -> set[str]:
-        return {chain for dump in self._dumps().values() for chain in _unreachable(dump)}
-
-    def _dumps(self) -> dict[Family, Dump]:
-        return {family: self._tables.dump(family) for family in self._tables.programs}
+        return sorted({chain for dump in self._tables.dumps().values() for chain in _unreachable(dump)})
 
     def _take_over(self, dumps: dict[Family, Dump]) -> None:
         self._held.clear()
@@ -253,26 +284,59 @@ class Firewall:
         dumps: dict[Family, Dump] | None = None,
         rules: dict[Family, dict[str, tuple[Rule, ...]]] | None = None,
         removed: Collection[str] = (),
-        deleted: Mapping[Family, Collection[tuple[str, Rule]]] = MappingProxyType({}),
     ) -> None:
+        """Put the table in force. With ``dumps`` the hooks are put where they belong, without they must be there."""
         texts: dict[Family, str] = {}
         for family in self._tables.programs:
-            unhook, hook = dumps[family].misplaced(self._executor_id) if dumps else ([], [])
+            unhook = hook = list(self._places.get(family, ()))
+            if dumps is not None:
+                unhook, hook = dumps[family].misplaced(self._executor_id)
+                self._places[family] = dumps[family].places()
             texts[family] = transaction(
                 self._executor_id,
                 [held.entries[family] for held in self._held.values() if family in held.entries],
                 rules=(rules or {}).get(family, {}),
                 removed=removed,
-                deleted=deleted.get(family, ()),
                 unhook=unhook,
                 hook=hook,
             )
-        self._tables.restore(texts)
+        try:
+            self._restore(texts)
+        except FirewallError:
+            if dumps is not None:
+                raise
+            found = self._tables.dumps()
+            lost = [problem for family, dump in found.items() for problem in self._lost(family, dump, rules)]
+            if not lost:
+                raise
+            self._rewrite(found, lost, removed)
+
+    def _restore(self, texts: Mapping[Family, str]) -> None:
+        """A look that began before and ends after it says nothing."""
+        self._changes += 1
+        self._good = None
+        try:
+            if texts:
+                self._tables.restore(texts)
+        finally:
+            self._changes += 1
+
+    def _lost(self, family: Family, dump: Dump, new: Mapping[Family, Mapping[str, object]] | None) -> list[str]:
+        """What a change takes for granted and is not there. ``new`` are chains that the change would have made."""
+        made = (new or {}).get(family, {})
+        chains = [each.chain for each in self._held.values() if each.chain and family in each.entries]
+        return [
+            *self._unhooked(family, dump),
+            *(f"{family.name}: {each} is not there" for each in chains if each not in dump.chains and each not in made),
+        ]
+
+    def _unhooked(self, family: Family, dump: Dump) -> list[str]:
+        unhook, hook = dump.misplaced(self._executor_id)
+        return [f"{family.name}: {chain} does not lead to {node_chain(self._executor_id)} first"
+                for chain in dict.fromkeys([*unhook, *hook])]  # fmt: skip
 
     def _problems(self, family: Family, dump: Dump) -> list[str]:
-        unhook, hook = dump.misplaced(self._executor_id)
-        wrong = [f"{family.name}: {chain} does not lead to {node_chain(self._executor_id)} first"
-                 for chain in dict.fromkeys([*unhook, *hook])]  # fmt: skip
+        wrong = self._unhooked(family, dump)
         found = dump.entries(self._executor_id)
         for name, held in self._held.items():
             mine = held.entries.get(family)
@@ -299,10 +363,3 @@ def _same(old: _Held, new: _Held) -> bool:
 def _unreachable(dump: Dump) -> list[str]:
     targets = {rule[rule.index("-j") + 1] for rules in dump.chains.values() for rule in rules if "-j" in rule[:-1]}
     return [chain for chain in dump.chains if chain.startswith(SANDBOX_PREFIX) and chain not in targets]
-
-
-def _within(destination: str, network: Network) -> bool:
-    if not destination:
-        return False
-    address = ipaddress.ip_network(destination)
-    return address.version == network.version and address.network_address in network

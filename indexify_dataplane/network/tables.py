@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -82,11 +82,21 @@ class Tables:
     kind: str
 
     def dump(self, family: Family) -> Dump:
-        _, save = self.programs[family]
-        [(code, out, problem)] = _run([self.namespace.command([save, "-t", "filter"])], [None])
-        if code:
-            raise FirewallError(f"{save} failed: {problem}")
-        return Dump.parse(out)
+        return Dump.parse(self.saved((family,))[family])
+
+    def dumps(self) -> dict[Family, Dump]:
+        """All families. Raises FirewallError."""
+        return {family: Dump.parse(text) for family, text in self.saved().items()}
+
+    def saved(self, families: Iterable[Family] | None = None) -> dict[Family, str]:
+        """The table as ``iptables-save`` tells it, of all families if none are named. Raises FirewallError."""
+        asked = list(self.programs if families is None else families)
+        commands = [self.namespace.command([self.programs[family][1], "-t", "filter"]) for family in asked]
+        results = _run(commands, [None for _ in asked])
+        for family, (code, _, problem) in zip(asked, results, strict=True):
+            if code:
+                raise FirewallError(f"{self.programs[family][1]} failed: {problem}")
+        return {family: out for family, (_, out, _) in zip(asked, results, strict=True)}
 
     def restore(self, texts: Mapping[Family, str]) -> None:
         """Apply one transaction per family, all at the same time. Raises FirewallError; a family is changed as a whole

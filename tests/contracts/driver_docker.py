@@ -58,6 +58,12 @@ class Hold:
     def check(self) -> None:
         return
 
+    def repairs(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        return
+
 
 class Unprivileged(DockerDriver):
     """It has a hook for a firewall, and no firewall."""

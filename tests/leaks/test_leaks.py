@@ -59,18 +59,39 @@ class Chains(SynchronousTestCase):
                 [
                     *(
                         f":{name} - [0:0]"
-                        for name in ("INPUT", "DOCKER-USER", node_chain("me"), containers_chain("me"))
+                        for name in ("INPUT", node_chain("me"), containers_chain("me"), node_chain("me-before"))
                     ),
-                    *(f":INDEXIFY-SB-{name} - [0:0]" for name in ("alive", "gone", "theirs", "stray")),
+                    *(f":INDEXIFY-SB-{name} - [0:0]" for name in ("alive", "gone", "theirs", "killed", "stray")),
                     jump("me", "alive", "INDEXIFY-SB-alive"),
                     jump("me", "gone", "INDEXIFY-SB-gone"),
                     jump("you", "theirs", "INDEXIFY-SB-theirs"),
+                    jump("dead", "killed", "INDEXIFY-SB-killed"),
                 ]
             )
         )
-        found = sort(chains.of(dump, "IPV4", ["me"], ["alive"]), (), mine={"me"}, recorded={"alive"})
-        self.assertEqual([each.name for each in found.leaks], ["INDEXIFY-SB-gone", "INDEXIFY-SB-stray"])
-        self.assertEqual([each.name for each in found.others], ["INDEXIFY-SB-theirs"])
+        there = {node_chain("me"), node_chain("you")}
+        mine = ("me", "me-before")
+        found = sort(chains.of(dump, "IPV4", mine, ["alive"], there), (), mine=mine, recorded={"alive"})
+        self.assertEqual(
+            [each.name for each in found.leaks],
+            sorted([node_chain("me-before"), "INDEXIFY-SB-gone", "INDEXIFY-SB-stray"]),
+        )
+        self.assertEqual(
+            {each.name: each.executor_id for each in found.others},
+            {
+                node_chain("you"): chains.THERE,
+                "INDEXIFY-SB-theirs": chains.THERE,
+                node_chain("dead"): chains.GONE,
+                "INDEXIFY-SB-killed": chains.GONE,
+            },
+        )
+
+    def test_both_filters_of_this_host_are_searched(self) -> None:
+        if os.geteuid() != 0 or shutil.which("iptables") is None:
+            self.skipTest("the packet filter cannot be used")
+        found, problems = chains.things(["nobody"], [])
+        self.assertEqual(problems, [])
+        self.assertEqual({each.kind for each in found} - {chains.CHAIN}, set())
 
 
 class Files(SynchronousTestCase):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from indexify_dataplane.network.chains import Endpoint, containers_chain, node_chain
+from indexify_dataplane.network.chains import Endpoint
 from indexify_dataplane.network.policy import Family
 
 PEER = Path(__file__).with_name("peer.py")
@@ -176,20 +176,3 @@ class Stage:
             server.communicate()
         for node in self._nodes:
             run("ip", "netns", "del", node.name)
-
-
-def forget_node(executor_id: str) -> None:
-    """Take away what a node that never comes back has left in this host's packet filter."""
-    for family in ("iptables", "ip6tables"):
-        lines = ["*filter"]
-        chains: set[str] = set()
-        for line in run(f"{family}-save", "-t", "filter").splitlines():
-            words = line.split()
-            if line.startswith("-A") and words[-1] == node_chain(executor_id):
-                lines.append(line.replace("-A", "-D", 1))
-            if line.startswith(f"-A {node_chain(executor_id)}") and words[-1].startswith("INDEXIFY-"):
-                chains.add(words[-1])
-            if line.startswith((f":{node_chain(executor_id)} ", f":{containers_chain(executor_id)} ")):
-                chains.add(words[0][1:])
-        lines += [f"-F {chain}" for chain in sorted(chains)] + [f"-X {chain}" for chain in sorted(chains)]
-        run(f"{family}-restore", "--noflush", "-w", "10", text="\n".join([*lines, "COMMIT", ""]))

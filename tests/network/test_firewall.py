@@ -13,13 +13,16 @@ from attrs import evolve
 from twisted.trial.unittest import TestCase
 
 from indexify_dataplane.core.model import NetworkPolicy
+from indexify_dataplane.network import presence
 from indexify_dataplane.network.chains import Endpoint, node_chain
 from indexify_dataplane.network.firewall import Firewall
+from indexify_dataplane.network.graves import members
 from indexify_dataplane.network.policy import Family, Surroundings
 from indexify_dataplane.network.tables import FirewallError, Namespace, find_namespace, find_tables
 
 from .stage import BRIDGE, ELSEWHERE, HOST, METADATA, OUTSIDE, SUBNETS, Node, Stage
 
+FAR = Endpoint("02:42:00:00:00:77", {Family.IPV4: "10.99.0.2"})
 CLOSED = NetworkPolicy(allow_internet=False)
 DOCKER = "*filter\n:DOCKER-USER - [0:0]\n:DOCKER - [0:0]\n-I FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN\nCOMMIT\n"
 
@@ -41,6 +44,7 @@ class Rules:
     assertNotIn: Any
     assertRaises: Any
     assertTrue: Any
+    addCleanup: Any
 
     def setUp(self) -> None:
         self.stage = Stage(self)  # type: ignore[arg-type]
@@ -57,7 +61,13 @@ class Rules:
             locate=lambda bridge: find_namespace(bridge, (self.stage.host.path,)),
         )
         firewall.open()
+        self.addCleanup(firewall.close)
         return firewall
+
+    def again(self) -> None:
+        """The next process of the node."""
+        self.firewall.close()
+        self.firewall = self.new()
 
     def listed(self, *arguments: str, family: str = "iptables") -> str:
         return self.stage.host(f"{family}-{self.kind}", *arguments)
@@ -165,7 +175,7 @@ class Rules:
         other = self.new("executor-2")
         other.apply("of-another-node", Endpoint("02:42:00:00:00:77"), CLOSED)
         self.stage.host(f"iptables-{self.kind}", "-N", "INDEXIFY-SB-left")
-        self.firewall = self.new()
+        self.again()
         self.assertEqual(self.firewall.stray(), ["INDEXIFY-SB-left"])
         self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
         before = self.listed("-S", kept)
@@ -182,17 +192,98 @@ class Rules:
         """Its containers died; their addresses are given to new ones. What is on another network stays."""
         gone = self.new("executor-2")
         chain = gone.apply("dead", self.stage.endpoint(1), CLOSED)
-        elsewhere = gone.apply("elsewhere", Endpoint("02:42:00:00:00:77", {Family.IPV4: "10.99.0.2"}), CLOSED)
+        elsewhere = gone.apply("elsewhere", FAR, CLOSED)
         killed = gone.apply("killed-by-its-successor", self.stage.endpoint(2), CLOSED)
-        self.assertEqual(self.firewall.sweep(lambda: ["killed-by-its-successor"]), ["dead"])
+        gone.close()
+        self.assertEqual(self.firewall.sweep(lambda: ["killed-by-its-successor"]), ["dead", chain])
         self.firewall.remove("killed-by-its-successor")
         for family in ("iptables", "ip6tables"):
             shown = self.listed("-S", family=family)
             self.assertNotIn(chain, shown)
             self.assertNotIn(killed, shown)
-            self.assertIn(elsewhere, shown)
+        self.assertIn(elsewhere, self.listed("-S"))
+        self.assertIn(f"-A INPUT -j {node_chain('executor-2')}", self.listed("-S"))
         for inside in self.stage.inside:
             self.assert_reach(inside, free(OUTSIDE))
+        swept = self.firewall.sweep(list, ["10.99.0.0/24"])
+        self.assertEqual(swept, ["elsewhere", *sorted([elsewhere, *members(node_chain("executor-2"))])])
+        for family in ("iptables", "ip6tables"):
+            self.assertNotIn(node_chain("executor-2"), self.listed("-S", family=family))
+
+    def test_nodes_that_are_there_lose_nothing(self) -> None:
+        """Neither their rules, whatever this engine knows of their containers, nor their empty chains."""
+        busy, idle = self.new("executor-2"), self.new("executor-3")
+        busy.apply("of-another-engine", self.stage.endpoint(1), CLOSED)
+        before = {family: self.listed("-S", family=family) for family in ("iptables", "ip6tables")}
+        self.assertEqual(self.firewall.sweep(list, ["0.0.0.0/0", "::/0"]), [])
+        self.firewall.remove("of-another-engine")
+        self.assertEqual({family: self.listed("-S", family=family) for family in before}, before)
+        idle.apply("new", self.stage.endpoint(2), CLOSED)
+        self.assert_reach(self.stage.inside[1], shut(OUTSIDE))
+
+    def test_a_node_that_was_killed_finds_its_rules_as_long_as_its_sandboxes_live(self) -> None:
+        killed = self.new("executor-2")
+        killed.apply("lives", self.stage.endpoint(1), CLOSED)
+        killed.apply("lives-elsewhere", FAR, CLOSED)
+        killed.close()
+        before = {family: self.listed("-S", family=family) for family in ("iptables", "ip6tables")}
+        self.assertEqual(self.firewall.sweep(lambda: ["lives"]), [])
+        self.assertEqual({family: self.listed("-S", family=family) for family in before}, before)
+        again = self.new("executor-2")
+        self.assertEqual(again.check(), [])
+        self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
+
+    def test_chains_of_a_node_that_never_comes_back_go_with_the_next_start_of_any(self) -> None:
+        for number in range(3):
+            self.new(f"gone-{number}").close()
+        self.assertEqual(self.listed("-S").count("-j INDEXIFY-"), 8)
+        self.assertEqual(len(self.firewall.sweep(list)), 6)
+        for family in ("iptables", "ip6tables"):
+            chains = {word for word in self.listed("-S", family=family).split() if word.startswith("INDEXIFY-")}
+            self.assertEqual(chains, {*members(node_chain("executor-1"))})
+
+    def test_a_node_whose_chains_are_gone_puts_them_back(self) -> None:
+        """Another one took them while it was down, or somebody else while it runs."""
+        self.firewall.close()
+        self.new("executor-2").sweep(list)
+        self.assertNotIn(node_chain("executor-1"), self.listed("-S"))
+        self.firewall = self.new()
+        self.assertEqual(self.firewall.check(), [])
+        self.apply(1, CLOSED)
+        self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+        for family in ("iptables", "ip6tables"):
+            self.stage.host(f"{family}-{self.kind}-restore", text="*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\nCOMMIT\n")
+        self.assert_reach(self.stage.inside[0], free(OUTSIDE))
+        self.assertTrue(self.firewall.check())
+        self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+
+    def test_two_processes_cannot_be_the_same_node(self) -> None:
+        host = Namespace(self.stage.host.path)
+        name = node_chain("executor-1")
+        self.assertIsNone(presence.hold(host, name))
+        error = self.assertRaises(FirewallError, presence.take, host, name, "executor-1", 0.1)
+        self.assertIn("executor-1", str(error))
+        self.assertEqual(presence.present(host, [name, node_chain("executor-2")]), {name})
+        self.assertEqual(presence.present(Namespace(), [name]), set(), "names are kept apart as rules are")
+        with presence.borrowed(host, [name, node_chain("executor-2")]) as dead:
+            self.assertEqual(dead, {node_chain("executor-2")})
+            self.assertIsNone(presence.hold(host, node_chain("executor-2")))
+        self.again()
+
+    def test_a_start_under_flushed_rules_puts_all_back(self) -> None:
+        """Nothing has looked at the rules since, and nothing may start under rules that are not asked."""
+        self.apply(1, CLOSED)
+        for family in ("iptables", "ip6tables"):
+            self.listed("-F", family=family)
+        self.apply(2, CLOSED)
+        for inside in self.stage.inside:
+            self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+        self.assertEqual((self.firewall.repairs, self.firewall.check()), (1, []))
+        for family in ("iptables", "ip6tables"):
+            self.stage.host(f"{family}-{self.kind}-restore", text="*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\nCOMMIT\n")
+        self.firewall.remove("sandbox-2-abcdefghijk")
+        self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+        self.assertEqual((self.firewall.repairs, self.firewall.check()), (2, []))
 
     def test_equal_beginnings_of_ids_get_chains_of_their_own(self) -> None:
         names = {self.apply(1, CLOSED, id="same-beginning-xx1"), self.apply(2, None, id="same-beginning-xx2")}
@@ -202,8 +293,8 @@ class Rules:
         self.assertTrue(all(len(name) <= 28 for name in names), names)
         self.assert_reach(self.stage.inside[0], shut(OUTSIDE))
         self.assert_reach(self.stage.inside[1], free(OUTSIDE))
-        again = self.new()
-        self.assertIn(again.apply("same-beginning-xx1", self.stage.endpoint(1), CLOSED), names)
+        self.again()
+        self.assertIn(self.firewall.apply("same-beginning-xx1", self.stage.endpoint(1), CLOSED), names)
 
     def test_an_id_cannot_become_rules(self) -> None:
         for id in ('x" -j ACCEPT\nCOMMIT\n', "-F", "a b", "é", "x" * 300, ""):
@@ -217,7 +308,7 @@ class Rules:
         chain = self.apply(1, CLOSED)
         self.stage.inside[0].reach([ELSEWHERE[0]])
         before = self.listed("-L", chain, "-n", "-v")
-        self.firewall = self.new()
+        self.again()
         self.assertEqual(self.apply(1, CLOSED), chain)
         self.assertEqual(self.listed("-L", chain, "-n", "-v"), before, "the counters went on")
 
@@ -237,12 +328,15 @@ class Rules:
         def overtaken() -> None:
             self.listed("-I", "FORWARD", "1", "-j", "ACCEPT", family="ip6tables")
 
+        def before_docker() -> None:
+            self.listed("-I", "FORWARD", "1", "-j", "ACCEPT")
+
         def unhooked() -> None:
             self.listed("-D", "INPUT", "-j", node_chain("executor-1"))
 
         chain = self.apply(1, CLOSED)
         self.assertEqual(self.firewall.check(), [])
-        for harm in (flushed_chain, flushed_node, flushed_all, flushed_six, overtaken, unhooked):
+        for harm in (flushed_chain, flushed_node, flushed_all, flushed_six, overtaken, before_docker, unhooked):
             harm()
             self.assertTrue(self.firewall.check(), harm.__name__)
             self.assertEqual(self.firewall.check(), [], harm.__name__)

@@ -22,6 +22,8 @@ from typing import Any
 
 import yaml
 
+from tests.network.leftovers import executors_below, forget_nodes
+
 BIN = Path(sys.executable).parent
 PROGRAM = str(BIN / "indexify-dataplane")
 PATIENCE = 30.0
@@ -210,6 +212,7 @@ class Node(Child):
 
     def __init__(self, site: Site, config: Path, *, name: str, command: Sequence[str] | None = None, **options: Any):
         self.config_file = config
+        self.executor_id = ""
         options.setdefault("cwd", site.path)
         super().__init__(command or [PROGRAM, "--config", str(config)], log=site.path / f"{name}.log", **options)
         self._skip = self.log.stat().st_size  # what an earlier node with this name wrote
@@ -327,6 +330,8 @@ class Site:
                 except ProcessLookupError:
                     continue
         until("no process of the site is left", lambda: not self.processes())
+        known = {each.executor_id for each in self._children if isinstance(each, Node) and each.executor_id}
+        forget_nodes(known | executors_below(self.path))
         shutil.rmtree(self.path)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from indexify_dataplane.network.chains import node_chain
 from tests.engine import Engine, EngineUnavailable
-from tests.network.stage import METADATA, OUTSIDE, forget_node, run
+from tests.network.stage import METADATA, OUTSIDE, run
 from tests.network.stage import Node as Namespace
 
 from .harness import Node, Site, until
@@ -133,7 +133,6 @@ class Nodes:
             self.node.kill()
         for each in self.ours():
             self.engine.client.api.remove_container(each["Id"], force=True, v=True)
-        forget_node(self.executor)
 
 
 @pytest.fixture(scope="module")

@@ -251,6 +251,8 @@ class DockerDriver:
     def close(self) -> None:
         """Containers go on."""
         self._closed.set()
+        if self._firewall is not None:
+            self._firewall.close()
         self.client.close()
 
     def start(self, order: StartOrder, cancelled: Cancelled) -> Handle:
@@ -382,9 +384,18 @@ class DockerDriver:
     def _heard(self, heard: bool) -> None:
         self._lives.heard = heard
         self.images.heard(heard)
-        if heard and self._firewall is not None:
+        if heard:
             # The engine may have been started anew, and put rules of its own first.
             try:
-                self._firewall.check()
+                self.check_rules()
             except DriverError as error:
                 log.error("rules of the packet filter cannot be checked", error=str(error))
+
+    def check_rules(self) -> None:
+        """Look whether the rules of network policies are in force, and repair them. Raises DriverError."""
+        if self._firewall is not None:
+            self._firewall.check()
+
+    def rule_repairs(self) -> int:
+        """How often rules had to be put back. Never waits."""
+        return self._firewall.repairs() if self._firewall is not None else 0

@@ -57,6 +57,12 @@ class Firewall(Protocol):
     def check(self) -> None:
         """Look whether the rules are still in force, and repair them. Raises DriverError."""
 
+    def repairs(self) -> int:
+        """How often rules that somebody else had changed were put back. Never waits."""
+
+    def close(self) -> None:
+        """Nothing is asked any more; the rules stay. Idempotent."""
+
 
 class EngineFirewall:
     """Implements ``Firewall``. ``resolv_conf`` is the host's, from which the engine makes that of containers."""
@@ -76,10 +82,11 @@ class EngineFirewall:
         try:
             rules = self._made()
             rules.open()
-            swept = rules.sweep(alive)
+            self._rules = rules
+            swept = rules.sweep(alive, self._subnets())
         except (DriverError, FirewallError, InvalidPolicy) as error:
+            self.close()
             return str(error)
-        self._rules = rules
         if swept:
             log.info("rules of containers that are gone were removed", chains=swept)
         return None
@@ -102,6 +109,13 @@ class EngineFirewall:
         return network.Firewall(
             executor_id=self._executor_id, bridge=str(bridge), around=Surroundings(tuple(subnets), asked)
         )
+
+    def _subnets(self) -> list[str]:
+        """All networks whose containers this engine knows."""
+        with engine_call(OTHER, "the engine's networks cannot be listed"):
+            found = self._client.networks(filters={"driver": "bridge"})
+        configured = [each for network in found for each in (network.get("IPAM") or {}).get("Config") or ()]
+        return [str(each["Subnet"]) for each in configured if each.get("Subnet")]
 
     def admit(
         self,
@@ -151,10 +165,19 @@ class EngineFirewall:
         self._lives.pop(container_id, None)
 
     def check(self) -> None:
+        rules = self._rules
         with filtering("the packet filter cannot be looked at"):
-            wrong = self._rules.check() if self._rules is not None else []
-        if wrong:
-            log.error("rules of the packet filter had been changed by somebody else, and are back", wrong=wrong)
+            if rules is not None:
+                rules.check()
+
+    def repairs(self) -> int:
+        rules = self._rules
+        return rules.repairs if rules is not None else 0
+
+    def close(self) -> None:
+        rules, self._rules = self._rules, None
+        if rules is not None:
+            rules.close()
 
     def _opened(self) -> network.Firewall:
         if self._rules is None:
