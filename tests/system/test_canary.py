@@ -1,7 +1,8 @@
 """Sandboxes that shout from their first instruction, on a real engine with a real packet filter: nobody hears them.
 
 Listeners are in a namespace that the test makes (an address outside, both metadata addresses) and on the bridge's own
-addresses of the host. Starts, claims, restarts of the node and kill -9 go on while sandboxes shout.
+addresses of the host. Starts, claims, restarts of the node and kill -9 go on while sandboxes shout. ``CANARY=100`` sets
+how many sandboxes shout, under runc and under gVisor alike.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,10 @@ from .harness import Node, Site, until
 
 PEER = Path(__file__).resolve().parent.parent / "network" / "peer.py"
 PORT = 7777
-TIMES = 100 if os.environ.get("TEST_ALL") else 20
-LIMITS = {"cpus": 0.2, "memory_mb": 64, "ephemeral_disk_mb": 64}
+NUMBER = os.environ.get("CANARY") or ("100" if os.environ.get("TEST_ALL") == "1" else None)
+TIMES = {None: int(NUMBER or "20"), "runsc": int(NUMBER or "6")}
+"""By runtime: the engine's own, which is runc, and gVisor, whose sandboxes take seconds to start."""
+CHECK_SECS = 2.0
 CLOSED = {"allow_internet_access": False}
 
 
@@ -92,8 +96,9 @@ class Ears:
 class Nodes:
     """One node after another of the same executor, its server and its engine."""
 
-    def __init__(self, site: Site, engine: Engine, shared: Path) -> None:
-        self.site, self.engine = site, engine
+    def __init__(self, site: Site, engine: Engine, shared: Path, runtime: str | None) -> None:
+        self.site, self.engine, self.times = site, engine, TIMES[runtime]
+        self.limits = {"cpus": 0.2, "memory_mb": 256 if runtime else 64, "ephemeral_disk_mb": 64}
         self.server = site.server()
         self.rest = self.server.rest
         self.executor = f"canary-{os.getpid()}-{random.randrange(1 << 30):x}"
@@ -101,8 +106,11 @@ class Nodes:
         self.config = site.config(
             server_addr=f"http://127.0.0.1:{self.server.grpc_port}",
             executor_id=self.executor,
-            sandbox_driver={"type": "docker", "address": engine.address, "binds": [f"{shared}:/shared:ro"]},
-        )
+            sandbox_driver={
+                "type": "docker", "address": engine.address, "binds": [f"{shared}:/shared:ro"],
+                "firewall_check_interval_secs": CHECK_SECS, **({"runtime": runtime} if runtime else {}),
+            },
+        )  # fmt: skip
         self.image = engine.image("debian")
         self.node: Node | None = None
 
@@ -112,7 +120,7 @@ class Nodes:
 
     def shout(self, addresses: list[str], **wish: Any) -> str:
         entrypoint = ["/usr/bin/python3", "-S", "/shared/peer.py", "shout", str(PORT), *addresses]
-        return self.rest.create(image=self.image, resources=LIMITS, entrypoint=entrypoint, **wish)
+        return self.rest.create(image=self.image, resources=self.limits, entrypoint=entrypoint, **wish)
 
     def processes(self, sandbox: str) -> list[dict[str, Any]]:
         assert self.node is not None
@@ -146,12 +154,15 @@ def private_engine() -> Engine:
 
 
 @pytest.fixture
-def nodes(site: Site, private_engine: Engine, tmp_path: Path) -> Iterator[Nodes]:
-    made = Nodes(site, private_engine, tmp_path)
+def nodes(request: pytest.FixtureRequest, site: Site, private_engine: Engine, tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(site, private_engine, tmp_path, getattr(request, "param", None))
     try:
         yield made
     finally:
         made.close()
+
+
+under_each_runtime = pytest.mark.parametrize("nodes", [None, "runsc"], indirect=True, ids=["runc", "runsc"])
 
 
 @pytest.fixture
@@ -168,6 +179,7 @@ def ears(private_engine: Engine) -> Iterator[Ears]:
         made.close()
 
 
+@under_each_runtime
 def test_the_listeners_hear_who_may_speak(nodes: Nodes, ears: Ears) -> None:
     """Without this, silence would prove nothing."""
     nodes.start()
@@ -179,10 +191,11 @@ def test_the_listeners_hear_who_may_speak(nodes: Nodes, ears: Ears) -> None:
     )
 
 
+@under_each_runtime
 def test_nothing_passes_in_starts_restarts_and_kills(nodes: Nodes, ears: Ears) -> None:
     chance = random.Random(5)
     node, living = nodes.start(), []
-    for number in range(TIMES):
+    for number in range(nodes.times):
         living.append(nodes.shout(ears.addresses, network=CLOSED))
         if number % 2:
             threading.Event().wait(chance.uniform(0.0, 0.8))
@@ -204,6 +217,7 @@ def test_nothing_passes_in_starts_restarts_and_kills(nodes: Nodes, ears: Ears) -
     assert ears.heard() == {}
 
 
+@under_each_runtime
 def test_two_opposite_policies_at_once(nodes: Nodes, ears: Ears) -> None:
     nodes.start()
     closed = nodes.shout([OUTSIDE[1], *METADATA, *ears.host], network=CLOSED)
@@ -233,18 +247,59 @@ def test_the_chain_is_where_the_documentation_says(nodes: Nodes, ears: Ears) -> 
     assert f"INDEXIFY-SB-{sandbox[:16]}" not in run("iptables-save") + run("ip6tables-save")
 
 
+REPAIRED = "rules of the packet filter had been changed by somebody else, and are back"
+
+
+def test_flushed_rules_are_back_within_the_interval(nodes: Nodes, ears: Ears) -> None:
+    """Somebody empties chains while the node runs; only this node's, because the host is not the test's alone."""
+    node = nodes.start()
+    sandbox = nodes.shout(ears.addresses, network=CLOSED)
+    nodes.rest.running(sandbox)
+    until("it shouts", lambda: nodes.processes(sandbox)[0]["status"] == "running")
+    assert ears.heard() == {}
+    # A repair tells when the next look is: what is flushed then is open for nearly the whole interval.
+    for number, (program, surely) in enumerate((("iptables", False), ("ip6tables", True), ("iptables", True)), start=1):
+        before = sum_of(ears.heard())
+        flush(program, nodes.executor, f"INDEXIFY-SB-{sandbox[:16]}")
+        flushed = time.monotonic()
+        if surely:
+            until("it is heard without its rules", lambda before=before: sum_of(ears.heard()) > before, CHECK_SECS)
+        until("the rules are back", lambda number=number: len(node.events(REPAIRED)) == number)
+        assert time.monotonic() - flushed < CHECK_SECS + 5
+        assert "INPUT does not lead to" in node.events(REPAIRED)[-1]["wrong"]
+        loud = ears.heard()
+        threading.Event().wait(CHECK_SECS / 4)  # time in which it could be heard
+        assert ears.heard() == loud, program
+    told = node.monitoring.send("GET", "/metrics")[1].decode()
+    assert "indexify_dataplane_sandbox_network_rules_repairs_total 3" in told
+
+
+def sum_of(heard: dict[str, dict[str, int]]) -> int:
+    return sum(count for each in heard.values() for count in each.values())
+
+
+def flush(program: str, executor: str, chain: str) -> None:
+    node = node_chain(executor)
+    saved = run(f"{program}-save", "-t", "filter").splitlines()
+    hooks = [each.replace("-A", "-D", 1) for each in saved if each.startswith("-A") and each.endswith(f" -j {node}")]
+    assert len(hooks) == 2, hooks
+    lines = ["*filter", f":{chain} - [0:0]", *hooks, "COMMIT", ""]
+    run(f"{program}-restore", "--noflush", "-w", "10", text="\n".join(lines))
+
+
+@under_each_runtime
 def test_a_claim_changes_the_rules_before_anybody_is_told(nodes: Nodes, ears: Ears) -> None:
     """Warm containers of an open pool, which shout at somebody else meanwhile, become closed sandboxes: awake, and not
     heard from the moment their claim is known. Idle ones are frozen before."""
     node, pools = nodes.start(), "/v1/namespaces/default/sandbox-pools"
     entrypoint = ["/usr/bin/python3", "-S", "/shared/peer.py", "shout", str(PORT), OUTSIDE[0]]
-    wish = {"image": nodes.image, "resources": LIMITS, "entrypoint": entrypoint, "warm_containers": 1,
+    wish = {"image": nodes.image, "resources": nodes.limits, "entrypoint": entrypoint, "warm_containers": 1,
             "max_containers": 3}  # fmt: skip
 
     def shouts() -> int:
         return ears.heard().get(OUTSIDE[0], {}).get("udp", 0)
 
-    for number in range(TIMES // 5):
+    for number in range(nodes.times // 5):
         pool = f"{pools}/{nodes.rest.ask('POST', pools, wish)['pool_id']}"
         idle, before = until("a warm container", lambda pool=pool: warm(nodes, pool)), shouts()
         if number == 0:
