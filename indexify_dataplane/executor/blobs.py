@@ -1,8 +1,8 @@
 """The blobs of one allocation: what its executor reads and writes, and what becomes of every upload.
 
 Every upload that is begun here ends here, completed or aborted, whatever ends the allocation: ``settle`` knows all of
-them. Interleaving: a preparation or an answer may still be beginning an upload when the allocation is settled; that
-upload is aborted as soon as it is there.
+them. Interleaving: a preparation or an answer may still be beginning an upload when the allocation is settled or when
+whoever wanted it gives up; a slow store makes it all the same, and it is aborted as soon as it is there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ..blobs.base import BlobError
 from ..blobs.stores import Blobs
@@ -33,6 +34,7 @@ LONGEST_URL_SECONDS = 7 * 24 * 3600
 """S3's limit. The place for a request error has it: it is handed out first and written last."""
 QUICK_PAUSES = (0.2, 1.0)
 SETTLE_PAUSES = (0.5, 2.0, 5.0)
+ABORT_PAUSES = (0.5, 2.0)
 
 
 @define
@@ -158,11 +160,34 @@ class AllocationBlobs:
         return f"{self._allocation.request_data_prefix}/state/{escape_key(key)}"
 
     async def _begin(self, uri: str) -> _Upload:
-        upload = _Upload(uri, await patiently(self._clock, QUICK_PAUSES, lambda: self._blobs.create_upload(uri)))
+        upload = _Upload(uri, await patiently(self._clock, QUICK_PAUSES, lambda: self._create(uri)))
         if self._settled:
             await self._abort((upload,))
             raise BlobError(f"allocation {self._allocation.id} is over: {uri} will not be written")
         return upload
+
+    def _create(self, uri: str) -> Deferred[str]:
+        """Cancelling it gives the answer up, and what the store makes none the less is aborted."""
+        given_up = False
+
+        def give_up(_: Deferred[str]) -> None:
+            nonlocal given_up
+            given_up = True
+
+        answer: Deferred[str] = Deferred(give_up)
+
+        def made(upload_id: str) -> Deferred[None] | None:
+            if given_up:
+                return Deferred.fromCoroutine(self._abort((_Upload(uri, upload_id),)))
+            answer.callback(upload_id)
+            return None
+
+        def failed(failure: Failure) -> None:
+            if not given_up:
+                answer.errback(failure)
+
+        Deferred.fromCoroutine(self._blobs.create_upload(uri)).addCallbacks(made, failed)
+        return answer
 
     async def _writable(self, upload: _Upload, blob_id: str, size: int, lifetime: int) -> fe.BLOB:
         sizes = list(write_chunks(size))
@@ -194,17 +219,19 @@ class AllocationBlobs:
                 upload.completed = True
 
     async def _abort(self, uploads: Iterable[_Upload]) -> None:
-        def failed(failure: object, upload: _Upload) -> None:
-            log.warn(
-                "an upload cannot be aborted", allocation_id=self._allocation.id, uri=upload.uri, error=str(failure)
-            )
+        def failed(failure: Failure, upload: _Upload) -> None:
+            text = failure.getErrorMessage()
+            log.warn("an upload cannot be aborted", allocation_id=self._allocation.id, uri=upload.uri, error=text)
 
         aborting = []
         for upload in uploads:
-            work = Deferred.fromCoroutine(self._blobs.abort_upload(upload.uri, upload.upload_id))
+            work = Deferred.fromCoroutine(self._abort_one(upload))
             work.addErrback(failed, upload)
             aborting.append(work)
         await DeferredList(aborting)
+
+    async def _abort_one(self, upload: _Upload) -> None:
+        await patiently(self._clock, ABORT_PAUSES, lambda: self._blobs.abort_upload(upload.uri, upload.upload_id))
 
 
 async def sweep(blobs: Blobs, lost: Allocation) -> None:

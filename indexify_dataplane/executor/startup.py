@@ -16,6 +16,7 @@ from ..perform.executors import StartupFailed
 from ..reactor import Clock, sleep
 from ..wireproto import function_executor_pb2 as fe
 from .client import ExecutorClient, RpcError
+from .pauses import patiently
 from .wire import write_function, write_manifest
 
 log = Logger()
@@ -23,6 +24,7 @@ Reason = TerminationReason
 
 CONNECT_SECONDS = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
+CODE_PAUSES = (0.5, 2.0)
 OLDEST_RELEASE = (0, 2, 98)
 """The first tensorlake release whose items all carry ids."""
 
@@ -135,10 +137,11 @@ class Startup:
     async def _request(self, spec: ContainerSpec) -> fe.InitializeRequest:
         if spec.function is None or spec.application is None:
             raise _failed("the container's description names no function or no application code")
+        application = spec.application
         request = fe.InitializeRequest()
         write_function(request.function, spec.function)
         try:
-            code = await self._code_cache.load(spec.application)
+            code = await patiently(self._clock, CODE_PAUSES, lambda: self._code_cache.load(application))
         except (BlobError, CodeError) as error:
             raise _failed(f"the application's code cannot be had: {error}") from error
         request.application_code.data = code

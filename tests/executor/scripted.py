@@ -22,6 +22,21 @@ class Abort:
     code: grpc.StatusCode
 
 
+class Held:
+    """Calls of one method that are carried out and not answered, until ``release``."""
+
+    def __init__(self) -> None:
+        self.met = 0
+        self._released = asyncio.Event()
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def wait(self) -> None:
+        self.met += 1
+        await self._released.wait()
+
+
 END = object()
 """End the stream in order."""
 
@@ -45,6 +60,18 @@ class Scripted(service.FunctionExecutorServicer):
         self.deleted = 0
         self.advanced = 0
         self.watches = 0
+        self.initializations = 0
+        self.held: dict[str, Held] = {}
+
+    def hold(self, method: str) -> Held:
+        """From now on answers of ``method`` are late."""
+        self.held[method] = Held()
+        return self.held[method]
+
+    async def _late(self, method: str) -> None:
+        held = self.held.get(method)
+        if held is not None:
+            await held.wait()
 
     async def serve(self) -> str:
         """Listen; the address."""
@@ -56,7 +83,13 @@ class Scripted(service.FunctionExecutorServicer):
 
     async def stop(self) -> None:
         """As a process that dies: connections break."""
+        for held in self.held.values():
+            held.release()
         await from_asyncio(self._server.stop(None))
+
+    def renew(self) -> None:
+        """Forget what nobody took: another allocation has states and events of its own."""
+        self.states, self.batches, self.reads = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
 
     def state(self, **parts: Any) -> fe.AllocationState:
         """Queue a snapshot."""
@@ -66,24 +99,30 @@ class Scripted(service.FunctionExecutorServicer):
         return state
 
     async def get_info(self, request: Any, context: Any) -> fe.InfoResponse:
+        await self._late("get_info")
         return self.info
 
     async def check_health(self, request: Any, context: Any) -> fe.HealthCheckResponse:
         if not self.initialized:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not initialized")
+        await self._late("check_health")
         return fe.HealthCheckResponse(healthy=True)
 
     async def list_allocations(self, request: Any, context: Any) -> fe.ListAllocationsResponse:
+        await self._late("list_allocations")
         return fe.ListAllocationsResponse()
 
     async def initialize(self, request: Any, context: Any) -> fe.InitializeResponse:
         self.initialized = True
+        self.initializations += 1
+        await self._late("initialize")
         return self.loaded
 
     async def create_allocation(self, request: fe.CreateAllocationRequest, context: Any) -> fe.Empty:
         if self.create is not None:
             await context.abort(self.create.code, "scripted")
         self.created.append(request.allocation)
+        await self._late("create_allocation")
         return fe.Empty()
 
     async def watch_allocation_state(self, request: Any, context: Any) -> AsyncIterator[fe.AllocationState]:
@@ -98,6 +137,7 @@ class Scripted(service.FunctionExecutorServicer):
         if answer is not None:
             await context.abort(answer.code, "scripted")
         self.deleted += 1
+        await self._late("delete_allocation")
         return fe.Empty()
 
     async def send_allocation_update(self, request: fe.AllocationUpdate, context: Any) -> fe.Empty:
@@ -105,6 +145,7 @@ class Scripted(service.FunctionExecutorServicer):
         if answer is not None:
             await context.abort(answer.code, "scripted")
         self.updates.append(request)
+        await self._late("send_allocation_update")
         return fe.Empty()
 
     async def get_allocation_execution_log_batch(self, request: Any, context: Any) -> Any:
@@ -115,6 +156,7 @@ class Scripted(service.FunctionExecutorServicer):
 
     async def advance_allocation_execution_log_batch(self, request: Any, context: Any) -> fe.Empty:
         self.advanced += 1
+        await self._late("advance_allocation_execution_log_batch")
         return fe.Empty()
 
     async def watch_allocation_event_log_reads(
@@ -127,4 +169,5 @@ class Scripted(service.FunctionExecutorServicer):
 
     async def send_allocation_event_log_read_response(self, request: Any, context: Any) -> fe.Empty:
         self.answers.append(request)
+        await self._late("send_allocation_event_log_read_response")
         return fe.Empty()

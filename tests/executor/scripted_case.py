@@ -66,9 +66,12 @@ class ScriptedTestCase(FolderTestCase):
 
     version = "0.1.2"
 
+    def make_blobs(self) -> Blobs:
+        return Blobs(clock=self.clock, calls=self.pool, metrics=self.metrics, stores={"file": self.store})
+
     async def connect(self) -> None:
         self.store = Faulty()
-        self.blobs = Blobs(clock=self.clock, calls=self.pool, metrics=self.metrics, stores={"file": self.store})
+        self.blobs = self.make_blobs()
         cache = CodeCache(
             clock=self.clock, calls=self.pool, blobs=self.blobs, metrics=self.metrics, root=f"{self.folder}/code"
         )
