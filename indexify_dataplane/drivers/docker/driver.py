@@ -147,7 +147,7 @@ class DockerDriver:
             firewall=self._firewall,
             restores=self._restores,
             uppers=self._uppers,
-            output=self._output,
+            output=lambda identity, lines: output.tail(client, identity, lines),
         )
         self._starts = Starts(place=self._place, alive=self._lives.alive, gone=self._lives.gone, closed=self._closed)
         log.info(
@@ -329,22 +329,7 @@ class DockerDriver:
         return listed
 
     def logs(self, handle: Handle, lines: int) -> str:
-        return self._output(handle.id, lines) if _IDENTITY.fullmatch(handle.id) else ""
-
-    def _output(self, identity: str, lines: int) -> str:
-        client = self.client
-        with engine_call(OTHER, f"output of container {identity[:12]} cannot be read"):
-            response = client.get(
-                f"{client.base_url}/v{client.api_version}/containers/{identity}/logs",
-                params={"stdout": 1, "stderr": 1, "tail": str(max(lines, 0))},
-                stream=True,
-                timeout=client.timeout,
-            )
-            with response:
-                if response.status_code == 404:
-                    return ""
-                client._raise_for_status(response)
-                return output.last_lines(output.frames(response.iter_content(64 * 1024)), lines)
+        return output.tail(self.client, handle.id, lines) if _IDENTITY.fullmatch(handle.id) else ""
 
     def apply_policy(self, handle: Handle, container_id: str, policy: NetworkPolicy | None) -> None:
         if self._firewall is not None:
