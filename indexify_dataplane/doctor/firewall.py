@@ -1,7 +1,6 @@
-"""What network policies need: the packet filter's tools, the privilege, the engine's chain, and bridges that pass it.
+"""What network policies need: the packet filter's tools, the privilege, the engine's chains, and bridges that pass it.
 
-The back end is found without touching the other one: ``iptables-legacy -L`` would create the very tables it looks for,
-so what exists is read from ``/proc/net/ip_tables_names``.
+The tools are found as the node finds them, which touches none of the tables that are not there.
 """
 
 from __future__ import annotations
@@ -12,15 +11,20 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .finding import Finding, failed, ok, skipped, warning
+from ..network.policy import Family
+from ..network.tables import PROGRAMS, FirewallError, Namespace, find_tables
+from .finding import Finding, Grade, failed, ok, skipped, warning
 
 NET_ADMIN = 12
 CALL_SECS = 10.0
-CHAIN = "DOCKER-USER"
+CHAINS = {"DOCKER", "DOCKER-USER"}
+HOST = "host/proc/1"
 _NONE = "sandboxes with a network policy are refused until then"
 
 
-def packet_filter(*, root: str = "/") -> Iterator[Finding]:
+def packet_filter(*, root: str = "/", namespace: Namespace | None = None) -> Iterator[Finding]:
+    """``root`` is where the kernel's files are. ``namespace`` is the network namespace of the rules: the host's, if the
+    node is in a container that can enter it."""
     privileged = _privileged(root)
     if privileged:
         yield ok("privilege", "NET_ADMIN is there")
@@ -30,9 +34,13 @@ def packet_filter(*, root: str = "/") -> Iterator[Finding]:
             "NET_ADMIN is missing: the packet filter cannot be changed",
             f"run as root, or with --cap-add NET_ADMIN or --privileged in a container; {_NONE}",
         )
-    yield from _namespace(root)
-    for program, names in (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")):
-        yield _tool(program, names, root, privileged=privileged)
+    places = list(_namespace(root))
+    yield from places
+    if not privileged:
+        yield from (skipped(each, "cannot be looked at without the privilege") for each in PROGRAMS.values())
+    else:
+        entered = any(each.grade is Grade.WARNING for each in places)
+        yield from _tools(namespace or Namespace(str(Path(root, HOST, "ns/net")) if entered else None))
     for program, switch in (("iptables", "bridge-nf-call-iptables"), ("ip6tables", "bridge-nf-call-ip6tables")):
         yield _bridges(program, switch, root)
 
@@ -50,7 +58,7 @@ def _namespace(root: str) -> Iterator[Finding]:
     Files of ``/proc/PID/net`` have an inode per network namespace, and may be looked at without the right to trace the
     process, which ``/proc/PID/ns`` asks for.
     """
-    name, host = "network namespace", Path(root, "host/proc/1")
+    name, host = "network namespace", Path(root, HOST)
     if not Path(root, "host/proc").is_dir():
         return
     try:
@@ -84,32 +92,34 @@ def _namespace(root: str) -> Iterator[Finding]:
         )
 
 
-def _tool(program: str, names: str, root: str, *, privileged: bool) -> Finding:
-    if shutil.which(program) is None:
-        return failed(program, "is not installed", f"install the package iptables; {_NONE}")
-    version = _run(program, "--version").stdout.strip()
-    legacy_tables = _words(Path(root, "proc/net", names))
-    if not privileged:
-        return skipped(program, f"{version}; its rules cannot be read without the privilege")
-    listed = _run(program, "-w", "5", "-t", "filter", "-S", CHAIN) if _touches_nothing(version, legacy_tables) else None
-    if listed is not None and listed.returncode == 0:
-        return ok(program, f"{version}, with the engine's chain {CHAIN}")
-    if "legacy" not in version and "filter" in legacy_tables:
-        other = f"{program}-legacy"
-        if shutil.which(other) and _run(other, "-w", "5", "-t", "filter", "-S", CHAIN).returncode == 0:
-            return ok(program, f"{version}; the engine uses {other}, and so does the node")
-    said = (listed.stderr.strip().splitlines() or ["no chain by that name"])[0] if listed is not None else "no tables"
+def _tools(namespace: Namespace) -> Iterator[Finding]:
+    try:
+        tables = find_tables(namespace)
+        dumps = tables.dumps()
+    except FirewallError as error:
+        four, six = PROGRAMS.values()
+        yield failed(four, str(error), f"install the package iptables, which has both; {_NONE}")
+        yield skipped(six, f"see {four}")
+        return
+    for family, program in PROGRAMS.items():
+        if family not in tables.programs:
+            yield ok(program, "is not needed: IPv6 is off on this host")
+            continue
+        found = _run(tables.programs[family][0], "--version").stdout.strip()
+        if CHAINS & set(dumps[family].chains):
+            yield ok(program, f"{found}, with the engine's chains")
+        else:
+            yield _without_engine(program, family, found)
+
+
+def _without_engine(program: str, family: Family, found: str) -> Finding:
+    how = "iptables" if family is Family.IPV4 else "ip6tables, ipv6 and, before 27, experimental"
     return warning(
         program,
-        f"{version}; the chain {CHAIN} of the engine is not there ({said})",
-        "start the engine with its packet filter on (iptables, ip6tables with experimental), in this network "
-        "namespace; with an engine that leaves it off the node makes the chain itself",
+        f"{found}; the engine has no chains there",
+        f"start the engine with its packet filter on ({how} in its daemon.json), in this network namespace; with an "
+        "engine that leaves it off the node hooks its own chain into FORWARD",
     )
-
-
-def _touches_nothing(version: str, legacy_tables: list[str]) -> bool:
-    """Listing with the legacy tool creates the table, unless it is there."""
-    return "legacy" not in version or "filter" in legacy_tables
 
 
 def _bridges(program: str, switch: str, root: str) -> Finding:
@@ -125,13 +135,6 @@ def _bridges(program: str, switch: str, root: str) -> Finding:
     if path.read_text().strip() != "1":
         return failed(name, f"net.bridge.{switch} is off", advice)
     return ok(name, f"net.bridge.{switch} is on")
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -27,8 +27,10 @@ from indexify_dataplane.config import Config, load
 from indexify_dataplane.config_model import DockerDriver
 from indexify_dataplane.doctor import as_json, as_table, engine, examine, firewall, host, ports, programs, server
 from indexify_dataplane.doctor.finding import Finding, Grade, failed, ok, warning
+from indexify_dataplane.network.tables import Namespace
 from tests.control.certificates import Authority, write
 from tests.engine import require
+from tests.network import stage
 
 
 class Case(SynchronousTestCase):
@@ -190,24 +192,39 @@ class PacketFilter(Case):
             self.assertIn(words, each.found)
             self.assertIn("modprobe br_netfilter", each.advice)
 
+    def test_without_the_privilege_nothing_is_asked(self) -> None:
+        self.put("proc/self/status", "CapEff:\t0000000000000001\n")
+        for program in ("iptables", "ip6tables"):
+            self.assertEqual(self.one(self.filter(), program).grade, Grade.SKIPPED)
+
     def test_without_the_tools(self) -> None:
         self.patch(os, "environ", {**os.environ, "PATH": str(self.directory)})
-        for program in ("iptables", "ip6tables"):
-            self.assertEqual(self.one(self.filter(), program).grade, Grade.FAILED)
+        found = self.one(self.filter(), "iptables")
+        self.assertEqual(found.grade, Grade.FAILED)
+        self.assertIn("not installed", found.found)
+        self.assertIn("install the package iptables", found.advice)
 
-    def test_a_legacy_tool_is_not_asked_for_tables_that_are_not_there(self) -> None:
-        """Asking would make them."""
-        asked = self.directory / "asked"
-        tool = self.directory / "bin" / "iptables"
-        tool.parent.mkdir()
-        tool.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "iptables v1.8.9 (legacy)" || echo >{asked}\n')
-        tool.chmod(0o755)
-        self.patch(os, "environ", {**os.environ, "PATH": str(tool.parent)})
-        self.assertEqual(self.one(self.filter(), "iptables").grade, Grade.WARNING)
-        self.assertFalse(asked.exists())
-        self.put("proc/net/ip_tables_names", "filter\n")
-        self.assertEqual(self.one(self.filter(), "iptables").grade, Grade.OK)
-        self.assertTrue(asked.exists())
+    def test_the_kind_that_the_engine_uses(self) -> None:
+        """In network namespaces of their own; asking leaves none of the other kind's tables behind."""
+        stage.require(self)
+        for kind, version in (("nft", "nf_tables"), ("legacy", "legacy")):
+            place = stage.Node(f"ixdoc-{kind}-{os.getpid()}")
+            stage.run("ip", "netns", "add", place.name)
+            self.addCleanup(stage.run, "ip", "netns", "del", place.name)
+
+            def look(place: stage.Node = place) -> dict[str, Finding]:
+                found = firewall.packet_filter(root=str(self.directory), namespace=Namespace(place.path))
+                return {each.check: each for each in found}
+
+            self.assertEqual(look()["iptables"].grade, Grade.WARNING)
+            self.assertNotIn("filter", place("cat", "/proc/self/net/ip_tables_names"))
+            place(f"iptables-{kind}", "-N", "DOCKER-USER")
+            found = look()
+            self.assertEqual(found["iptables"].grade, Grade.OK)
+            self.assertIn(version, found["iptables"].found)
+            self.assertEqual(found["ip6tables"].grade, Grade.WARNING)
+            place(f"ip6tables-{kind}", "-N", "DOCKER")
+            self.assertEqual(look()["ip6tables"].grade, Grade.OK)
 
     def test_a_network_of_its_own(self) -> None:
         self.put("proc/self/net/dev", "ours")
