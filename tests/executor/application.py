@@ -150,3 +150,12 @@ def measure(data: bytes) -> int:
 @function()
 def measure_grown(megabytes: int) -> int:
     return measure(os.urandom(1024 * 1024) * megabytes)
+
+
+@application()
+@function()
+def catch_anything(number: int) -> str:
+    try:
+        return str(double(number))
+    except Exception as error:
+        return type(error).__name__
