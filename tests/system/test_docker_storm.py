@@ -87,27 +87,31 @@ class Storm:
 
     def strike(self, what: str) -> None:
         time.sleep(self.chance.uniform(0.0, 1.0))
-        self.killed[what] += 1
         if what == "sandbox":
-            self.kill_sandbox()
+            until("a running sandbox to kill", self.kill_sandbox, 120)
         elif what == "node":
             self.kill_node()
         else:
             self.kill_engine()
+        self.killed[what] += 1
         self.fill()
 
-    def kill_sandbox(self) -> None:
-        running = [each for each in self.wanted if self.nodes.server.rest.sandbox(each)["status"] == "running"]
+    def kill_sandbox(self) -> bool:
+        """Whether there was one."""
+        known = self.nodes.server.rest.sandboxes()
+        running = [each for each in self.wanted if known[each]["status"] == "running"]
         if not running:
-            return
+            return False
         victim = self.chance.choice(running)
         try:
             process = int(self.nodes.container(victim)["State"]["Pid"])
         except NotFound:
-            return  # an earlier blow to the engine took it, and the server has not heard of it yet
-        if process:
-            os.kill(process, signal.SIGKILL)
-            self.over(victim, "sandbox")
+            return False  # an earlier blow to the engine took it, and the server has not heard of it yet
+        if not process:
+            return False
+        os.kill(process, signal.SIGKILL)
+        self.over(victim, "sandbox")
+        return True
 
     def kill_node(self) -> None:
         self.node.kill()
