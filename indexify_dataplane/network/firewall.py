@@ -77,6 +77,7 @@ class Firewall:
         self._places: dict[Family, tuple[str, ...]] = {}
         self._changes = 0
         self._good: dict[Family, bytes] | None = None
+        self._seen: dict[tuple[Family, str], tuple[_Held, Entry, tuple[Rule, ...]]] = {}
         self.repairs = 0
         """How often rules had to be put back. Read from other threads."""
 
@@ -230,9 +231,16 @@ class Firewall:
         wrong = [problem for family, dump in dumps.items() for problem in self._problems(family, dump)]
         if wrong:
             self._rewrite(dumps, wrong)
-        else:
-            self._good = marks
-        return wrong
+            return wrong
+        self._good = marks
+        # The kernel tells rules in words of its own: what it said of these first is what it has to say later.
+        self._seen = {
+            (family, name): (held, *_in_force(dump, found, name, held))
+            for family, dump in dumps.items()
+            for found in [dump.entries(self._executor_id)]
+            for name, held in self._held.items()
+        }
+        return []
 
     def _rewrite(self, dumps: dict[Family, Dump], wrong: list[str], removed: Collection[str] = ()) -> None:
         """Everything anew, and where it belongs."""
@@ -342,11 +350,18 @@ class Firewall:
             mine = held.entries.get(family)
             if mine is None:
                 continue
-            there = found.get(name, Entry(None, ""))
-            short = held.chain is not None and len(dump.chains.get(held.chain, ())) != len(held.rules.get(family, ()))
-            if short or (len(there.jumps), len(there.drops)) != (len(mine.jumps), len(mine.drops)):
+            there, rules = _in_force(dump, found, name, held)
+            short = held.chain is not None and len(rules) != len(held.rules.get(family, ()))
+            seen = self._seen.get((family, name))
+            other = seen is not None and seen[0] is held and seen[1:] != (there, rules)
+            if short or other or (len(there.jumps), len(there.drops)) != (len(mine.jumps), len(mine.drops)):
                 wrong.append(f"{family.name}: the rules of {name} are not as they were made")
         return wrong
+
+
+def _in_force(dump: Dump, found: Mapping[str, Entry], name: str, held: _Held) -> tuple[Entry, tuple[Rule, ...]]:
+    """A container's entry and the rules of its chain, as the kernel has them. ``found`` are the dump's entries."""
+    return found.get(name, Entry(None, "")), dump.chains.get(held.chain, ()) if held.chain else ()
 
 
 def _same(old: _Held, new: _Held) -> bool:

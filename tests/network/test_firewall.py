@@ -328,6 +328,10 @@ class Rules:
         def overtaken() -> None:
             self.listed("-I", "FORWARD", "1", "-j", "ACCEPT", family="ip6tables")
 
+        def loosened() -> None:
+            number = len(self.listed("-S", chain).splitlines()) - 1
+            self.listed("-R", chain, str(number), "-j", "RETURN")
+
         def before_docker() -> None:
             self.listed("-I", "FORWARD", "1", "-j", "ACCEPT")
 
@@ -336,7 +340,16 @@ class Rules:
 
         chain = self.apply(1, CLOSED)
         self.assertEqual(self.firewall.check(), [])
-        for harm in (flushed_chain, flushed_node, flushed_all, flushed_six, overtaken, before_docker, unhooked):
+        for harm in (
+            loosened,
+            flushed_chain,
+            flushed_node,
+            flushed_all,
+            flushed_six,
+            overtaken,
+            before_docker,
+            unhooked,
+        ):
             harm()
             self.assertTrue(self.firewall.check(), harm.__name__)
             self.assertEqual(self.firewall.check(), [], harm.__name__)

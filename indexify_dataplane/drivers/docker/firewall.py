@@ -77,6 +77,7 @@ class EngineFirewall:
         self._lives: dict[str, str] = {}
 
     def open(self, client: Any, network: str | None, alive: Callable[[], Collection[str]]) -> str | None:
+        self.close()
         self._client = client
         self._network = "bridge" if network in (None, "default") else str(network)
         try:
