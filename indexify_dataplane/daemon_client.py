@@ -7,22 +7,16 @@ The token goes along as ``x-indexify-sandbox-token``, so that nobody but the nod
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Protocol
 
+from google.protobuf.message import DecodeError
+
+from .daemon_connection import CallFailed, DaemonConnection
 from .reactor import from_asyncio
 
-HEALTH = "/container_daemon_pb.ContainerDaemon/Health"
+HEALTH = b"/container_daemon_pb.ContainerDaemon/Health"
 GO = "/api/v1/go"
 TOKEN_HEADER = "x-indexify-sandbox-token"
-
-OPTIONS = (
-    # A daemon that is not listening yet will be in a moment: the default back-off starts at a second.
-    ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.min_reconnect_backoff_ms", 20),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-)
 
 
 class DaemonUnreachable(Exception):
@@ -45,25 +39,23 @@ class Daemons(Protocol):
 
 
 class GrpcDaemons:
-    """One channel per daemon, opened at the first question."""
+    """One connection per daemon, opened at the first question."""
 
     def __init__(self) -> None:
-        self._channels: dict[str, tuple[Any, Any]] = {}
+        self._connections: dict[str, DaemonConnection] = {}
 
     async def healthy(self, address: str, timeout: float, token: str | None = None) -> bool:
-        import grpc
+        from .wireproto import container_daemon_pb2 as pb
 
+        fields = [(TOKEN_HEADER.encode(), token.encode())] if token is not None else []
+        connection = self._connections.get(address)
+        if connection is None or connection.over:
+            connection = self._connections[address] = DaemonConnection(address)
         try:
-            answer = await from_asyncio(self._ask(address, timeout, token))
-        except grpc.RpcError as error:
-            code = error.code().name if hasattr(error, "code") else "UNKNOWN"
-            raise DaemonUnreachable(f"the daemon at {address} does not answer: {code}") from error
-        return bool(answer.healthy)
-
-    async def _ask(self, address: str, timeout: float, token: str | None) -> Any:
-        _, call = self._channel(address)
-        metadata = ((TOKEN_HEADER, token),) if token is not None else None
-        return await call(_health_request(), timeout=timeout, metadata=metadata)
+            answer = await connection.call(HEALTH, b"", fields, timeout)
+            return bool(pb.HealthResponse.FromString(answer).healthy)
+        except (CallFailed, DecodeError) as error:
+            raise DaemonUnreachable(f"the daemon at {address} does not answer: {error}") from error
 
     async def go(self, address: str, timeout: float, token: str | None = None) -> None:
         try:
@@ -74,29 +66,13 @@ class GrpcDaemons:
         if status != 204:
             raise DaemonUnreachable(f"the daemon at {address} refuses to go on: it answers {status}")
 
-    def _channel(self, address: str) -> tuple[Any, Any]:
-        found = self._channels.get(address)
-        if found is None:
-            import grpc.aio
-
-            from .wireproto import container_daemon_pb2 as pb
-
-            channel = grpc.aio.insecure_channel(address, options=OPTIONS)
-            call = channel.unary_unary(
-                HEALTH,
-                request_serializer=pb.HealthRequest.SerializeToString,
-                response_deserializer=pb.HealthResponse.FromString,
-            )
-            found = self._channels[address] = (channel, call)
-        return found
-
     async def forget(self, address: str) -> None:
-        found = self._channels.pop(address, None)
+        found = self._connections.pop(address, None)
         if found is not None:
-            await from_asyncio(found[0].close(grace=None))
+            found.close()
 
     async def close(self) -> None:
-        for address in list(self._channels):
+        for address in list(self._connections):
             await self.forget(address)
 
 
@@ -117,9 +93,3 @@ async def _post_go(address: str, timeout: float, token: str | None) -> int:
     if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
         raise ValueError("it closed the connection" if not line else f"it speaks no HTTP: {line[:40]!r}")
     return int(rest[:3])
-
-
-def _health_request() -> Any:
-    from .wireproto import container_daemon_pb2 as pb
-
-    return pb.HealthRequest()

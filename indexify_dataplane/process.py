@@ -19,6 +19,9 @@ log = Logger()
 INHERITED = dict(os.environ)
 """The environment as whoever started the node made it; what the node sets for itself is not for its children."""
 
+_M_ARENA_MAX = -8
+"""The parameter's number in glibc's malloc.h."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -33,6 +36,20 @@ def raise_file_limit() -> None:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         log.debug("file descriptor limit raised", before=soft, now=hard)
+
+
+def share_one_arena() -> None:
+    """Make all threads take memory from one arena of glibc's.
+
+    Each thread of a pool would get an arena of its own at its first answer from an engine and keep what it once took:
+    15 MB with the Docker driver, for threads that wait for each other at the interpreter's lock anyway. Other C
+    libraries have no such call and no such arenas.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def settle_memory() -> None:

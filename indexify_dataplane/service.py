@@ -43,7 +43,7 @@ from .logs import LogPipe, create, start
 from .metrics import Metrics, begin_counters
 from .monitoring import Monitoring
 from .otlp import metrics_push
-from .process import Signals, exit_with, exit_within, quiet_libraries, raise_file_limit, settle_memory
+from .process import Signals, exit_with, exit_within, quiet_libraries, raise_file_limit, settle_memory, share_one_arena
 from .proxy_service import ProxyService
 from .reactor import Pool
 from .state_view import View
@@ -129,6 +129,7 @@ class Root(MultiService):
         config, reactor = self._config, self._reactor
         quiet_libraries()
         raise_file_limit()
+        share_one_arena()
         self._tell_configuration()
         build.check_drivers(config)
         self.metrics = metrics = Metrics()

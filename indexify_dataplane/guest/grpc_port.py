@@ -35,6 +35,13 @@ SERVICE = "/container_daemon_pb.ContainerDaemon/"
 OK, UNIMPLEMENTED, INTERNAL, UNAUTHENTICATED, RESOURCE_EXHAUSTED = 0, 12, 13, 16, 8
 
 
+class _Connection(H2Connection):
+    """The node's lives as long as the sandbox, and h2 keeps a note of each stream that has ended: 65,536 if it is not
+    told, which is megabytes."""
+
+    MAX_CLOSED_STREAMS = 2 * MOST_STREAMS
+
+
 class GrpcFailure(Exception):
     """A call that ends with this status instead of a message."""
 
@@ -139,7 +146,7 @@ class _Http2Connection(asyncio.Protocol):
         self._connections = connections
         self._log = log
         self._transport: asyncio.Transport | None = None
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self._h2 = _Connection(H2Configuration(client_side=False, header_encoding=None))
         self._lengths = FrameLengths()
         self._open: dict[int, _Call] = {}
 

@@ -62,7 +62,13 @@ def trailer_lines(fields: Any) -> list[bytes]:
 
 class LenientConnection(h2.connection.H2Connection):
     """One that goes on after a GOAWAY: streams up to its last number may end (RFC 9113 section 6.8), and servers that
-    shut down in order rely on it. h2 takes it for the end, and throws away what was to be sent."""
+    shut down in order rely on it. h2 takes it for the end, and throws away what was to be sent.
+
+    h2 also keeps a note of each stream that has ended, so that frames which were on their way to a reset one are told
+    from a fault. 65,536 of them are 8 MB for each connection; twice the streams that may be open will do.
+    """
+
+    MAX_CLOSED_STREAMS = 2 * MAX_STREAMS
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
         event = h2.events.ConnectionTerminated()
