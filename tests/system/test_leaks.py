@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from indexify_dataplane.drivers.docker import names
-from tests.engine import require
+from indexify_dataplane.leaks.chains import GONE, THERE
+from indexify_dataplane.network.chains import node_chain
+from tests.engine import Engine, require
+from tests.network.stage import run
 
 from .docker_nodes import DockerNodes
 from .harness import PROGRAM, Site, until
@@ -58,5 +61,36 @@ def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
 
         until("the leaks to be swept", swept)
         assert nodes.container(sandbox)["State"]["Running"]
+    finally:
+        nodes.close()
+
+
+def test_chains_of_a_node_that_never_comes_back_go_with_the_start_of_another(site: Site, engine: Engine) -> None:
+    nodes = DockerNodes(site, engine)
+    address = f"http://127.0.0.1:{nodes.server.grpc_port}"
+    try:
+        gone = nodes.start()
+        sandbox = nodes.create()
+        nodes.server.rest.running(sandbox)
+        lives = site.node(site.config("lives", server_addr=address, sandbox_driver=nodes.driver)).ready()
+        gone.kill()
+
+        def told(config: str) -> dict[str, str]:
+            done = site.run(PROGRAM, "ctl", "leaks", "--json", "--config", str(site.path / f"{config}.yaml"))
+            return {each["name"]: each["executor_id"] for each in json.loads(done.stdout)["others"]}
+
+        assert told("lives")[node_chain(gone.executor_id)] == GONE
+        again = site.node(site.config("again", server_addr=address, sandbox_driver=nodes.driver)).ready()
+        assert told("again")[node_chain(gone.executor_id)] == GONE, "its sandbox lives, so it may come back"
+        assert told("again")[node_chain(lives.executor_id)] == THERE
+        again.kill()
+        nodes.api.remove_container(f"indexify-{sandbox}", force=True, v=True)
+        last = site.node(site.config("last", server_addr=address, sandbox_driver=nodes.driver)).ready()
+        for program in ("iptables", "ip6tables"):
+            saved = run(f"{program}-save", "-t", "filter")
+            for node, expected in ((gone, 0), (again, 0), (lives, 2), (last, 2)):
+                hooks = [each for each in saved.splitlines() if each.endswith(f" -j {node_chain(node.executor_id)}")]
+                assert len(hooks) == expected, (program, node.executor_id, hooks)
+            assert f"INDEXIFY-SB-{sandbox[:16]}" not in saved
     finally:
         nodes.close()
