@@ -10,12 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+
+log = Logger()
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -120,11 +125,20 @@ class Calls(Protocol):
 
 class Pool:
     """A bounded thread pool of one owner. Calls queue when all its threads are busy; a hung call takes one thread of
-    this pool and nothing else."""
+    this pool and nothing else.
 
-    def __init__(self, reactor: Any, name: str, size: int) -> None:
+    ``patience``: seconds that calls have to finish when the pool is stopped, for calls that may hang; those that take
+    longer are left to themselves and end with the process. None: as long as they take.
+    """
+
+    def __init__(self, reactor: Any, name: str, size: int, *, patience: float | None = None) -> None:
         self._reactor = reactor
+        self._name = name
         self._threads = ThreadPool(0, size, name)
+        self._patience = patience
+        if patience is not None:
+            # The interpreter waits for other threads before it ends.
+            self._threads.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
         self._started = False
 
     def start(self) -> None:
@@ -133,10 +147,18 @@ class Pool:
             self._threads.start()
 
     def stop(self) -> None:
-        """Let queued calls finish and join the threads; blocks until they are done."""
-        if self._started:
-            self._started = False
+        """Let queued calls finish and join the threads; blocks until they are done or patience is at its end."""
+        if not self._started:
+            return
+        self._started = False
+        if self._patience is None:
             self._threads.stop()
+            return
+        ending = threading.Thread(target=self._threads.stop, name=f"{self._name} stop", daemon=True)
+        ending.start()
+        ending.join(self._patience)
+        if ending.is_alive():
+            log.warn("calls that do not end are left", pool=self._name, patience_secs=self._patience)
 
     def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run ``call`` in a thread with the caller's context variables. Cancelling the Deferred gives the answer up;

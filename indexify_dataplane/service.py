@@ -63,6 +63,8 @@ DRAIN_SECS = 3.0
 STOP_SECS = 30.0
 """How long a stop may take besides the proxy's drain before the process ends as it is."""
 
+BLOB_PATIENCE_SECS = 0.5
+"""What calls to blob stores have to finish; nobody waits for them any more, and what they begin is swept later."""
 ONE_ORDER_SECS = 0.5
 """Signals so close to the first one are the same order, told to the process and to its group as timeout(1) does it; a
 later one means now."""
@@ -198,7 +200,7 @@ class Root(MultiService):
             reactor=self._reactor, path=place(config.state_dir, config.state_file), others=config.env == "local",
             executor_id=config.executor_id,
         )  # fmt: skip
-        blob_calls = Pool(self._reactor, "blobs", 8)
+        blob_calls = Pool(self._reactor, "blobs", 8, patience=BLOB_PATIENCE_SECS)
         blob_calls.start()
         self._up.append(blob_calls)
         executors = build.executors(
@@ -208,7 +210,7 @@ class Root(MultiService):
             executor_id=lambda: self.dataplane.executor_id if self.dataplane is not None else "",
             metrics=self.metrics,
         )
-        snapshot_calls = Pool(self._reactor, "snapshots", 4)
+        snapshot_calls = Pool(self._reactor, "snapshots", 4, patience=BLOB_PATIENCE_SECS)
         snapshot_calls.start()
         self._up.append(snapshot_calls)
         self._identity = build.identity(config, resources, build.advertised(config, config.http_proxy.port))

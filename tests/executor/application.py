@@ -159,3 +159,17 @@ def catch_anything(number: int) -> str:
         return str(double(number))
     except Exception as error:
         return type(error).__name__
+
+
+@application()
+@function()
+def wait_for(path: str) -> str:
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return "seen"
+
+
+@application()
+@function()
+def call_waiter(path: str) -> str:
+    return f"the child has {wait_for(path)} it"

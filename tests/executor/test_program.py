@@ -7,7 +7,7 @@ import os
 import signal
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -32,6 +32,10 @@ class Program:
     """What is asked of the whole chain, with every release."""
 
     release = OLD
+    keys: ClassVar[dict[str, Any]] = {}
+    environ: ClassVar[dict[str, str]] = {}
+    path = ""
+    """What the node is started with besides: configuration, environment, and folders (each with a colon) in PATH."""
 
     def setUp(self: Any) -> None:
         self.site = Site()
@@ -50,8 +54,10 @@ class Program:
                 "fe_binary_path": str(binaries / "function-executor"),
                 "code_cache_path": str(self.site.path / "code"),
             },
+            **self.keys,
         )
-        self.node = self.site.node(config, env={"PATH": f"{binaries}:{os.environ['PATH']}"})
+        env = {"PATH": f"{self.path}{binaries}:{os.environ['PATH']}", **self.environ}
+        self.node = self.site.node(config, env=env)
         return self.node
 
     def kill_node(self: Any) -> None:

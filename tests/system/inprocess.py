@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.protocols.portforward import ProxyFactory
 
-from indexify_dataplane.devserver.blobs import DirectoryBlobs
+from indexify_dataplane.devserver.blobs import Blobs, DirectoryBlobs
 from indexify_dataplane.devserver.engine import Engine
 from indexify_dataplane.devserver.service import DevServer
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
@@ -48,11 +48,13 @@ def in_reactor(call: Callable[..., T], *args: Any, **options: Any) -> T:
 class EngineServer:
     """A DevServer whose engine can be given orders; it can be stopped and started again on the same ports."""
 
-    def __init__(self, directory: Path, *, liveness_secs: float = 30.0, seed: int = 0) -> None:
+    def __init__(
+        self, directory: Path, *, liveness_secs: float = 30.0, seed: int = 0, blobs: Blobs | None = None
+    ) -> None:
         self._directory = directory
         self._ports = {"grpc": 0, "rest": 0}
         self.engine = Engine(
-            clock=reactor, blobs=DirectoryBlobs(directory / "blobs"), random=Random(seed), wall=time.time,
+            clock=reactor, blobs=blobs or DirectoryBlobs(directory / "blobs"), random=Random(seed), wall=time.time,
             liveness_secs=liveness_secs, idle_container_secs=60.0, repeat_removals=True,
         )  # fmt: skip
         self.engine.faults.recording = True
