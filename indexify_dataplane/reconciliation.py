@@ -53,7 +53,7 @@ from .core.effects import (
     WorldEffect,
     story,
 )
-from .core.events import Event
+from .core.events import Event, Swept
 from .core.model import Report
 from .core.node import Node
 from .core.outbox import Outbox, ReportKind
@@ -320,6 +320,8 @@ class Reconciliation(Service):
                 self._run(Deferred.fromCoroutine(work.snapshots.sweep(effect)))
             case CancelSnapshot() | SweepUploads():
                 log.warn("a snapshot of an earlier configuration cannot be tidied up", container_id=effect.container_id)
+                if isinstance(effect, SweepUploads):
+                    self.submit(Swept(effect.container_id, effect.upload_uri))
             case Kill():
                 self._run(Deferred.fromCoroutine(work.containers.kill(effect)))
             case Conform():

@@ -66,6 +66,7 @@ def encode_container(container: Container, offset: float) -> bytes:
         "gpus": container.gpus,
         "stop_by": _shift(container.stop_by, offset),
         "answered": _encode_answer(container.answered),
+        "unswept": container.unswept,
     }
     return json.dumps(record, separators=(",", ":")).encode()
 
@@ -84,6 +85,7 @@ def decode_container(data: bytes, offset: float) -> Container:
         gpus=tuple(record["gpus"]),
         stop_by=_shift(record["stop_by"], -offset),
         answered=_decode_answer(record.get("answered")),  # schema 1 had none
+        unswept=tuple(record.get("unswept", ())),
     )
 
 

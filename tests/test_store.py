@@ -66,7 +66,7 @@ class Stores(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(first.open()))
         container = Container(sandbox(), Running(handle(), 0.0))
         record = json.loads(encode_container(container, 1000.0))
-        del record["answered"]
+        del record["answered"], record["unswept"]
         self.successResultOf(first.commit([(PUT_CONTAINER, ("sb", json.dumps(record).encode()))]))
         self.successResultOf(Deferred.fromCoroutine(first.close()))
         with contextlib.closing(sqlite3.connect(self.path)) as connection:

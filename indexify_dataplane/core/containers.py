@@ -23,7 +23,6 @@ from .effects import (
     Kill,
     KillOrphan,
     Start,
-    SweepUploads,
     Terminate,
     Unwatch,
     Watch,
@@ -115,7 +114,7 @@ def remove(turn: Turn, container_id: str) -> None:
     container = turn.node.containers.get(container_id)
     if container is None:
         return
-    if isinstance(container.state, Terminated):
+    if isinstance(container.state, Terminated) and not container.unswept:
         turn.forget(container)
         return
     container = turn.put(evolve(container, removal_ordered=True))
@@ -140,7 +139,7 @@ def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
             turn.alarm(kill_at, Due(container.id))
         case Snapshotting(handle, snapshot_id=snapshot_id, upload_uri=upload_uri):
             turn.do(CancelSnapshot(container.id, container.op))
-            turn.do(SweepUploads(container.id, upload_uri))
+            container = turn.sweep(container, upload_uri)
             message = "the node stops all its containers, the snapshot was given up"
             kill(turn, container, handle, reason, SnapshotFailed(container.id, snapshot_id, message))
 
@@ -254,7 +253,8 @@ def due(turn: Turn, container_id: str) -> None:
             turn.put(evolve(container, state=evolve(container.state, retry_at=None), op=op))
             turn.do(Kill(container.id, op, handle))
         case Terminated(_, at, report) if report is None and now >= at + turn.node.rules.forget_after:
-            turn.forget(container)
+            if not container.unswept:
+                turn.forget(container)
 
 
 def terminated(

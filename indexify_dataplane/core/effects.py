@@ -146,7 +146,7 @@ class CancelSnapshot:
 
 @frozen
 class SweepUploads:
-    """Abort what attempts at the snapshot that was given up may have left in the blob store."""
+    """Remove what attempts at the snapshot that was given up may have left in the blob store: answered by Swept."""
 
     container_id: str
     upload_uri: str

@@ -165,6 +165,14 @@ class SnapshotAttemptFailed:
 
 
 @frozen
+class Swept:
+    """Nothing is left of the snapshot that was given up, or it was told that something may be."""
+
+    container_id: str
+    upload_uri: str
+
+
+@frozen
 class Conformed:
     """The network policy is in force; ``frozen`` says whether it rests now: freezing may fail."""
 
@@ -265,6 +273,7 @@ Event = (
     | Unhealthy
     | Snapshotted
     | SnapshotAttemptFailed
+    | Swept
     | Conformed
     | ConformFailed
     | Due

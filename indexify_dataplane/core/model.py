@@ -163,7 +163,8 @@ class Container:
     ``claimed_at`` is when its sandbox's lifetime began. ``removal_ordered`` says that the server sent RemoveContainer.
     ``gpus`` are the devices it holds until it is dead. ``stop_by`` is when it is stopped if the server, which was told
     that its snapshot failed, does not remove it before. ``answered`` is the last answer to a SnapshotContainer that was
-    reported: a repeated order gets the same one again.
+    reported: a repeated order gets the same one again. ``unswept`` are the places of snapshots that were given up and
+    may have left something there; it is not forgotten before that is gone.
     """
 
     spec: ContainerSpec
@@ -174,6 +175,7 @@ class Container:
     gpus: tuple[str, ...] = ()
     stop_by: float | None = None
     answered: SnapshotCompleted | SnapshotFailed | None = None
+    unswept: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

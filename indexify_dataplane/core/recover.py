@@ -110,6 +110,8 @@ def _container(
     function = container.spec.kind is Kind.FUNCTION
     alive = present is not None and present.alive
     turn.put(container)
+    for upload_uri in container.unswept:
+        turn.sweep(container, upload_uri)
     match container.state:
         case Terminated(_, at, report):
             if report is not None and report in undelivered:

@@ -9,7 +9,8 @@ after a failure it is kept until the server removes it, or for ``abandoned_grace
 
 Interleavings that matter: the sandbox exits while it is copied (what it wrote is still there: the copy goes on, but is
 not tried again); it is removed or its lifetime ends (the copy that was ordered before goes on, not tried again
-either); the node dies (the next one takes the snapshot again, from the same frozen file system).
+either); the node dies (the next one takes the snapshot again, from the same frozen file system); it dies while it
+tidies up after a snapshot that was given up (the record is kept, with the place, until that is done).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from __future__ import annotations
 from attrs import evolve
 
 from . import claims, containers
-from .effects import SweepUploads, TakeSnapshot
-from .events import Due, ForgetAnswer, SnapshotAttemptFailed, SnapshotContainer, Snapshotted
+from .effects import TakeSnapshot
+from .events import Due, ForgetAnswer, SnapshotAttemptFailed, SnapshotContainer, Snapshotted, Swept
 from .model import (
     Container,
     Killing,
@@ -147,7 +148,7 @@ def _may_go_on(turn: Turn, container: Container, at: float) -> bool:
 def _give_up(turn: Turn, container: Container, message: str) -> None:
     state = container.state
     assert isinstance(state, Snapshotting)
-    turn.do(SweepUploads(container.id, state.upload_uri))
+    container = turn.sweep(container, state.upload_uri)
     if state.exited is not None:
         reason = containers.reason_of_exit(container.spec.kind, state.exited)
         answer = SnapshotFailed(container.id, state.snapshot_id, message)
@@ -161,6 +162,14 @@ def _give_up(turn: Turn, container: Container, message: str) -> None:
     if container.removal_ordered:
         containers.end(turn, container, Reason.FUNCTION_CANCELLED)
     else:
+        containers.due(turn, container.id)
+
+
+def swept(turn: Turn, event: Swept) -> None:
+    container = turn.node.containers.get(event.container_id)
+    if container is not None and event.upload_uri in container.unswept:
+        left = tuple(uri for uri in container.unswept if uri != event.upload_uri)
+        turn.put(evolve(container, unswept=left))
         containers.due(turn, container.id)
 
 
@@ -206,6 +215,6 @@ def lost(turn: Turn, container: Container) -> None:
     """The node died during the snapshot and nothing of the sandbox is there any more."""
     state = container.state
     assert isinstance(state, Snapshotting)
-    turn.do(SweepUploads(container.id, state.upload_uri))
+    container = turn.sweep(container, state.upload_uri)
     answer = SnapshotFailed(container.id, state.snapshot_id, "the sandbox was lost while the node was down")
     containers.kill(turn, container, state.handle, Reason.UNKNOWN, answer)

@@ -36,6 +36,7 @@ from .events import (
     Snapshotted,
     Started,
     StartFailed,
+    Swept,
     Unhealthy,
     UpdateContainer,
     UploadBegun,
@@ -79,6 +80,8 @@ def step(node: Node, event: Event, now: float) -> tuple[Node, tuple[Effect, ...]
             snapshots.taken(turn, event)
         case SnapshotAttemptFailed():
             snapshots.failed(turn, event)
+        case Swept():
+            snapshots.swept(turn, event)
         case Conformed():
             claims.conformed(turn, event)
         case ConformFailed():

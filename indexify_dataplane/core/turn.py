@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from .effects import Alarm, Effect, Forget, ForgetAllocation, Save, SaveAllocation, Send
+from .effects import Alarm, Effect, Forget, ForgetAllocation, Save, SaveAllocation, Send, SweepUploads
 from .events import Event, ForgetAnswer
 from .model import Allocation, Container, Report, ReportBody, SnapshotAnswer, TerminationReason
 from .node import Node, Waiter
@@ -61,6 +61,13 @@ class Turn:
         self.node = evolve(node, containers=node.containers.set(container.id, container), sandboxes=sandboxes)
         self.effects.append(Save(container))
         return container
+
+    def sweep(self, container: Container, upload_uri: str) -> Container:
+        """Tidy up after a snapshot that was given up; a node that dies meanwhile does it in its next life."""
+        self.do(SweepUploads(container.id, upload_uri))
+        if upload_uri in container.unswept:
+            return container
+        return self.put(evolve(container, unswept=(*container.unswept, upload_uri)))
 
     def forget(self, container: Container) -> None:
         node = self.node

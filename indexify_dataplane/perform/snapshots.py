@@ -8,6 +8,7 @@ that is complete all the same is deleted, because the snapshot was answered as f
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from twisted.python.failure import Failure
 from ..blobs.base import BlobError, BlobNotFound
 from ..blobs.stores import Blobs
 from ..core.effects import SweepUploads, TakeSnapshot
-from ..core.events import Event, SnapshotAttemptFailed, Snapshotted
+from ..core.events import Event, SnapshotAttemptFailed, Snapshotted, Swept
 from ..core.model import Handle
 from ..drivers.base import Driver, DriverError, SnapshotImpossible, StoredRoot, UpperLayer
 from ..drivers.blocking import Cancelled
@@ -46,6 +47,8 @@ class SnapshotWork:
         self._driver_of = driver_of
         self._metrics = metrics
         self._taking: dict[int, Deferred[Event]] = {}
+        self._writing: Counter[str] = Counter()
+        """How many attempts are at work on each place, those included that were told to end."""
         self._taken = _Totals()
         self._restored = _Totals()
         metrics.gauge("snapshots.in_progress", lambda: len(self._taking))
@@ -73,6 +76,14 @@ class SnapshotWork:
             work.cancel()
 
     async def _take(self, effect: TakeSnapshot) -> Event:
+        self._writing[effect.upload_uri] += 1
+        try:
+            return await self._attempt(effect)
+        finally:
+            self._writing[effect.upload_uri] -= 1
+            self._writing += Counter()  # forgets places that nobody writes to
+
+    async def _attempt(self, effect: TakeSnapshot) -> Event:
         cancelled, transfer = Cancelled(), Transfer()
         try:
             if effect.attempt > 1:
@@ -140,19 +151,24 @@ class SnapshotWork:
         size: int = results[0]
         return size
 
-    async def sweep(self, effect: SweepUploads) -> None:
-        """Abort what is unfinished; a store that is away is asked again for a minute."""
-        pause = 1.0
+    async def sweep(self, effect: SweepUploads) -> Event:
+        """Abort what is unfinished, and remove a blob that was finished when the node died; a store that is away is
+        asked again for a minute."""
+        uri, pause = effect.upload_uri, 1.0
+        while self._writing[uri]:
+            await self._sleep(pause)
         for left in reversed(range(SWEEPS)):
             try:
-                await self._abort_uploads(effect.upload_uri)
-                return
+                await self._abort_uploads(uri)
+                await self._blobs.delete(uri)
+                break
             except BlobError as error:
                 if not error.retryable or not left:
-                    log.warn("unfinished uploads of a snapshot may be left", uri=effect.upload_uri, error=str(error))
-                    return
+                    log.warn("something of a snapshot that failed may be left in the store", uri=uri, error=str(error))
+                    break
             await self._sleep(pause)
             pause *= 2
+        return Swept(effect.container_id, uri)
 
     async def _abort_uploads(self, uri: str) -> None:
         for upload in await self._blobs.open_uploads(uri):

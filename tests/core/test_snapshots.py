@@ -270,6 +270,23 @@ class Meanwhile(SynchronousTestCase):
         assert isinstance(state, Stopping)
         self.assertIs(state.reason, Reason.FUNCTION_TIMEOUT)
 
+    def test_it_is_not_forgotten_before_everything_is_swept(self) -> None:
+        play = Snapshot()
+        play.begin()
+        play.fails(retryable=False)
+        play.command(ev.RemoveContainer("sb"))
+        play(ev.Exited("sb", handle().id, ExitStatus(code=0)))
+        play.killed("sb")
+        play.command(ev.RemoveContainer("sb"))
+        play.deliver_all()
+        play.now += 3600.0
+        play(ev.Due("sb"))
+        self.assertIsInstance(play.state(), Terminated)
+        self.assertEqual(play(ev.Swept("sb", "file:///another")), ())
+        play(ev.Swept("sb", "file:///s1"))
+        self.assertNotIn("sb", play.node.containers)
+        self.assertEqual(play(ev.Swept("sb", "file:///s1")), ())
+
     def test_frozen_is_not_unhealthy(self) -> None:
         play = Snapshot()
         play.begin()
@@ -349,6 +366,18 @@ class Crashed(SynchronousTestCase):
         terminated, failed = following.reports
         self.assertEqual(terminated, ContainerTerminated("sb", Reason.UNKNOWN))
         assert isinstance(failed, SnapshotFailed)
+
+    def test_a_node_that_dies_while_it_tidies_up_does_it_again(self) -> None:
+        play: Play = Snapshot()
+        assert isinstance(play, Snapshot)
+        play.begin()
+        play.fails(retryable=False)
+        for _ in range(2):
+            play = self.next_life(play)
+            self.assertEqual(play.of(fx.SweepUploads), [fx.SweepUploads("sb", "file:///s1")])
+        play(ev.Swept("sb", "file:///s1"))
+        self.assertEqual(self.state_of(play).unswept, ())
+        self.assertEqual(self.next_life(play).of(fx.SweepUploads), [])
 
     def test_a_node_that_dies_of_it_gives_up(self) -> None:
         play: Play = Snapshot()

@@ -126,6 +126,7 @@ class SnapshotChecks:
         self.faults: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, set[bytes]] = defaultdict(set)
+        self._told: dict[str, set[str]] = defaultdict(set)
         self._ended: set[str] = set()
         self.wrong: list[str] = []
 
@@ -151,6 +152,7 @@ class SnapshotChecks:
                     self._answered(name, getattr(response, name))
 
     def _answered(self, name: str, answer: Any) -> None:
+        self._told[answer.snapshot_id].add(name)
         self.answers[answer.snapshot_id].add(answer.SerializeToString())
         if name == "snapshot_completed" and answer.container_id not in self._ended:
             self.wrong.append(f"snapshot {answer.snapshot_id} is complete before its container has ended")
@@ -174,11 +176,13 @@ class SnapshotChecks:
                 bodies = {each for each in bodies if b"container not found" not in each}
             if len(bodies) > 1:
                 wrong.append(f"snapshot {snapshot_id} was answered differently: {sorted(bodies)}")
-        # A sweep after a failure is not written down: a node that dies right then may leave one behind.
-        failed = {each.upload_uri for each in world.engine.world.snapshots.values() if each.status == "failed"}
-        left = {uri for uri in world.blobs.uploads.values() if not (world.crashes and uri in failed)}
-        if left:
-            wrong.append(f"unfinished uploads are left: {sorted(left)}")
+        wrong += [
+            f"snapshot {snapshot.id} failed and is stored all the same"
+            for snapshot in world.engine.world.snapshots.values()
+            if self._told[snapshot.id] == {"snapshot_failed"} and snapshot.upload_uri in world.blobs.blobs
+        ]
+        if world.blobs.uploads:
+            wrong.append(f"unfinished uploads are left: {sorted(world.blobs.uploads.values())}")
         return wrong
 
     def _may_fail(self, snapshot: Any) -> bool:

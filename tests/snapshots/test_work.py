@@ -21,7 +21,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from indexify_dataplane.blobs.s3 import S3Settings, S3Store
 from indexify_dataplane.blobs.stores import Blobs
 from indexify_dataplane.core.effects import SweepUploads, TakeSnapshot
-from indexify_dataplane.core.events import SnapshotAttemptFailed, Snapshotted
+from indexify_dataplane.core.events import SnapshotAttemptFailed, Snapshotted, Swept
 from indexify_dataplane.core.model import Handle
 from indexify_dataplane.drivers.base import DriverError, SnapshotImpossible
 from indexify_dataplane.drivers.blocking import Cancelled
@@ -162,7 +162,8 @@ class Work(TestCase):
             if way == "attempt":
                 self.assertIsInstance(await self.work.take(self.order(attempt=2)), Snapshotted)
             else:
-                await self.work.sweep(SweepUploads("c", self.uri))
+                swept = await self.work.sweep(SweepUploads("c", self.uri))
+                self.assertEqual((swept, self.exists()), (Swept("c", self.uri), False))
             self.assertEqual([each for each in store.open_uploads(self.uri) if each.uri == self.uri], [])
         store.abort_upload(other, kept)
 
@@ -170,6 +171,19 @@ class Work(TestCase):
         folder, name = os.path.split(self.uri.removeprefix("file://"))
         os.makedirs(folder, exist_ok=True)
         Path(folder, f".{name}.0123456789.upload").write_bytes(b"half")
+
+    async def test_a_sweep_waits_for_the_attempt_that_was_given_up(self) -> None:
+        self.source.gate = threading.Event()
+        taking = self.work.take(self.order())
+        while self.value("snapshots.read_bytes") < len(FILES):
+            await self.soon()
+        self.work.cancel(1)
+        swept: list[Any] = []
+        sweeping = Deferred.fromCoroutine(self.work.sweep(SweepUploads("c", self.uri)))
+        sweeping.addCallback(lambda event: swept.append((event, taking.called)))
+        await self.failed(taking, False)
+        await sweeping
+        self.assertEqual(swept, [(Swept("c", self.uri), True)])
 
     async def test_a_place_that_is_none_is_no_use_trying_again(self) -> None:
         for uri in ("http://h/presigned?x=1", "file://relative", "s3://bucket", "file:///a/../b", "nothing"):
