@@ -77,7 +77,8 @@ class Transitions:
                 count("desired_state.containers").add()
                 if spec.kind is Kind.FUNCTION:
                     count("desired_state.function_executors").add()
-                if spec.id not in before.containers and spec.id not in after.containers:
+                made = after.containers.get(spec.id)
+                if spec.id not in before.containers and (made is None or isinstance(made.state, Terminated)):
                     why = containers.refusal(before, spec)
                     log.warn("container refused", container_id=spec.id, reason=why)
             case UpdateContainer(container_id, sandbox):

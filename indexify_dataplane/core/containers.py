@@ -74,7 +74,13 @@ def add(turn: Turn, spec: ContainerSpec) -> None:
 def begin(turn: Turn, spec: ContainerSpec) -> None:
     """Start a container that is not here, or refuse it with a report."""
     if refusal(turn.node, spec) is not None:
-        turn.report(ContainerTerminated(spec.id, Reason.STARTUP_FAILED_INTERNAL_ERROR))
+        if spec.kind is Kind.FUNCTION and not turn.node.draining:
+            # Allocations for it may be on their way. They fail as a start that failed, which costs an attempt: retried
+            # for free they would come back for ever.
+            refused = Container(spec, Starting(turn.now), op=turn.next_op())
+            terminated(turn, refused, Reason.STARTUP_FAILED_INTERNAL_ERROR)
+        else:
+            turn.report(ContainerTerminated(spec.id, Reason.STARTUP_FAILED_INTERNAL_ERROR))
         return
     held = gpus.take(turn, spec)
     op = turn.next_op()

@@ -11,9 +11,12 @@ from indexify_dataplane.core import events as ev
 from indexify_dataplane.core.containers import reason_of_exit
 from indexify_dataplane.core.model import (
     Aborting,
+    AllocationEnded,
     ContainerStarted,
     ContainerTerminated,
     ExitStatus,
+    Failed,
+    FailureReason,
     FunctionRef,
     Killing,
     Kind,
@@ -28,7 +31,7 @@ from indexify_dataplane.core.model import (
 from indexify_dataplane.core.model import TerminationReason as Reason
 from indexify_dataplane.core.node import DriverRules
 
-from .build import Play, function, handle, sandbox
+from .build import Play, allocation, function, handle, sandbox
 
 
 class Start(SynchronousTestCase):
@@ -100,7 +103,20 @@ class Start(SynchronousTestCase):
             play.add(spec)
             answer = [ContainerTerminated(spec.id, Reason.STARTUP_FAILED_INTERNAL_ERROR)]
             self.assertEqual((name, play.reports), (name, answer))
-            self.assertNotIn(spec.id, play.node.containers, name)
+            self.assertEqual((name, play.of(fx.Start)), (name, []))
+            if spec.kind is Kind.SANDBOX:
+                self.assertNotIn(spec.id, play.node.containers, name)
+
+    def test_allocations_of_a_refused_function_fail_as_its_start_did(self) -> None:
+        play = Play(allowed=(FunctionRef("ns", "app", "other"),))
+        play.add(function())
+        play.command(ev.RunAllocation(allocation()))
+        (ended,) = [each for each in play.reports if isinstance(each, AllocationEnded)]
+        self.assertEqual(ended.outcome, Failed(FailureReason.STARTUP_FAILED_INTERNAL_ERROR, blame_container=True))
+        self.assertEqual(ended.container_id, "fn")
+        play.deliver_all()
+        play.command(ev.RemoveContainer("fn"))
+        self.assertEqual(play.node.containers, Map())
 
     def test_a_policy_is_accepted_where_it_can_be_enforced(self) -> None:
         play = Play(drivers=Map({Kind.SANDBOX: DriverRules(enforces_policies=True)}))
