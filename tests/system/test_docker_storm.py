@@ -189,16 +189,25 @@ class Storm:
         return {"leaks": mine, "problems": told["problems"]}
 
     def picture(self) -> str:
-        known, there = self.nodes.server.rest.sandboxes(), self.there()
-        at_node = self.node.containers()
-        lines = [
-            f"{each} {self.causes.get(each, 'wanted')}: server {found['status']} {found['outcome']}, "
-            f"node {at_node.get(each)}, engine {f'/indexify-{each}' in there}"
-            for each, found in known.items()
-            if (found["status"] == "running") != (each in self.wanted)
-            or (f"/indexify-{each}" in there) != (found["status"] == "running")
-        ]
+        """What is not as it should be, with all that any node said of it."""
+        known, at_node = self.nodes.server.rest.sandboxes(), self.node.containers()
+        there = {name: each["Status"] for each in self.nodes.ours() for name in each["Names"]}
+        lines = []
+        for each, found in known.items():
+            runs, status = found["status"] == "running", there.get(f"/indexify-{each}")
+            if runs != (each in self.wanted) or runs != (status is not None):
+                cause = self.causes.get(each, "wanted")
+                lines.append(
+                    f"{each} {cause}: server {found['status']} {found['outcome']}, node {at_node.get(each)}, "
+                    f"engine {status}"
+                )
+                if runs != (status is not None):
+                    lines += [line for line in self.said() if each in line]
         return "\n".join([*lines, self.node.tail()])
+
+    def said(self) -> list[str]:
+        logs = sorted(self.nodes.site.path.glob("node*.log"), key=lambda each: each.stat().st_mtime)
+        return [line for each in logs for line in each.read_text(errors="replace").splitlines()]
 
 
 def test_kill_storm_over_docker(site: Site, engine: Running, tell: Callable[[str], None]) -> None:
