@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -33,6 +32,7 @@ from indexify_dataplane.code_cache import CodeCache
 from indexify_dataplane.control.wire_values import read_function, read_payload, write_payload
 from indexify_dataplane.core import model
 from indexify_dataplane.core.model import Completed, ContainerSpec, Failed, FunctionRef, Handle, Kind, Outcome, Payload
+from indexify_dataplane.drivers.fork_exec.ports import executor_port
 from indexify_dataplane.executor.executors import RealExecutors
 from indexify_dataplane.metrics import Metrics
 from indexify_dataplane.reactor import Pool
@@ -115,21 +115,22 @@ class Process(ProcessProtocol):
         self.output = bytearray()
         self.gone = False
         self.ended: Deferred[None] = Deferred()
-        self._wanted: list[tuple[bytes, Deferred[None]]] = []
+        self._wanted: list[tuple[bytes, int, Deferred[None]]] = []
 
-    def says(self, text: str) -> Deferred[None]:
-        """Fires when the process has printed ``text``."""
+    def says(self, text: str, times: int = 1) -> Deferred[None]:
+        """Fires when the process has printed ``text`` so many times."""
         said: Deferred[None] = Deferred()
-        self._wanted.append((text.encode(), said))
+        self._wanted.append((text.encode(), times, said))
         self.outReceived(b"")
         return said
 
     def outReceived(self, data: bytes) -> None:
         self.output += data
         for wanted in tuple(self._wanted):
-            if wanted[0] in self.output:
+            text, times, said = wanted
+            if self.output.count(text) >= times:
                 self._wanted.remove(wanted)
-                wanted[1].callback(None)
+                said.callback(None)
 
     errReceived = outReceived
 
@@ -286,12 +287,15 @@ class ExecutorTestCase(FolderTestCase):
             application=await self.application(),
             **{"initialization_timeout_ms": 20_000, "max_concurrency": 1, **spec},  # type: ignore[arg-type]
         )
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = f"127.0.0.1:{free.getsockname()[1]}"
         process = Process()
-        argv = [*self.executors.arguments(description), "--address", address]
+        argv = [*self.executors.arguments(description), "--address", "127.0.0.1:0"]
         env = {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": self.folder, "PYTHONDONTWRITEBYTECODE": "1"}
         reactor.spawnProcess(process, argv[0], argv, env=env)
+        # Any port that is chosen here could be somebody else's by the time the executor binds it.
+        await self.until(lambda: process.gone or executor_port(process.transport.pid))
+        if process.gone:
+            raise AssertionError(f"the executor ended before it listened: {process.output.decode(errors='replace')}")
+        address = f"127.0.0.1:{executor_port(process.transport.pid)}"
         handle = Handle(driver="test", id=f"{container_id}/{process.transport.pid}", daemon_address=address)
         container = Container(description, handle, process)
         self.containers[container_id] = container

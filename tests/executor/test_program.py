@@ -152,7 +152,8 @@ class Killed(Program):
         application = self.deploy("misbehave")
         request = self.invoke(application, "sleep")
         for lives in range(1, 4):
-            until("an attempt that runs", lambda lives=lives: self.executing() and len(self.attempts(request)) == lives)
+            seen = lambda lives=lives: self.executing() and len(self.attempts(request)) == lives  # noqa: E731
+            until("an attempt that runs", seen, 90)
             self.kill_node()
             self.begin_node().ready()
         self.assertEqual(self.finished(request)["outcome"], {"failure": "function_error"}, self.node.tail())

@@ -215,7 +215,7 @@ class RealExecutor:
         self.assertEqual(await self.value(await self.invoke(container, "fine")), "fine")
         allocation = self.make_allocation(container.spec.id, await self.argument("sleep"))
         running = Deferred.fromCoroutine(self.perform(container, allocation))
-        await container.process.says("begun")
+        await container.process.says("begun", times=2)  # The first call said it as well.
         with self.assertRaises(StartupFailed) as caught:
             await self.executors.initialize(container.spec, container.handle, lambda: False)
         self.assertIn("allocations of an earlier node", str(caught.exception))
