@@ -48,14 +48,12 @@ class Program:
     def begin_node(self: Any) -> Node:
         """Start the node, for the first time or after its death."""
         binaries = environment(self.release) / "bin"
-        config = self.site.config(
-            server_addr=f"http://127.0.0.1:{self.server.grpc_port}",
-            function_executor={
-                "fe_binary_path": str(binaries / "function-executor"),
-                "code_cache_path": str(self.site.path / "code"),
-            },
-            **self.keys,
-        )
+        executor = {
+            "fe_binary_path": str(binaries / "function-executor"),
+            "code_cache_path": str(self.site.path / "code"),
+        }
+        address = f"http://127.0.0.1:{self.server.grpc_port}"
+        config = self.site.config(server_addr=address, **{"function_executor": executor, **self.keys})
         env = {"PATH": f"{self.path}{binaries}:{os.environ['PATH']}", **self.environ}
         self.node = self.site.node(config, env=env)
         return self.node
