@@ -11,7 +11,7 @@ from .engine import Engine
 from .errors import Refused
 from .rest import Answer, Call, Pattern, Reply, as_json
 from .sandboxes import GPU_MODELS, reason_text
-from .shapes import Namespace, NewPool, NewSandbox, SandboxChange
+from .shapes import Namespace, NewPool, NewSandbox, NewSnapshot, SandboxChange
 from .state import Container, Executor, Pool, Sandbox, SandboxSpec, Snapshot
 
 TENANT = "/v1/namespaces/{namespace}"
@@ -52,6 +52,7 @@ class SandboxRoutes:
                 Pattern("PATCH", base + "/{sandbox_id}", self.change),
                 Pattern("DELETE", base + "/{sandbox_id}", self.delete),
                 Pattern("POST", base + "/{sandbox_id}/snapshot", self.snapshot),
+                Pattern("GET", base + "/{sandbox_id}/snapshots", self.list_snapshots),
             ]
         return found
 
@@ -150,11 +151,16 @@ class SandboxRoutes:
     # Snapshots
 
     def snapshot(self, call: Call, namespace: str, sandbox_id: str, application: str | None = None) -> Answer:
+        wish = call.shaped(NewSnapshot) if call.size else NewSnapshot()
+        if wish.snapshot_type == "memory":
+            raise Refused(400, "Snapshots hold file systems; the memory of a sandbox cannot be part of one")
         snapshot = self._sandboxes.snapshot(namespace, sandbox_id)
         return as_json({"snapshot_id": snapshot.id, "status": snapshot.status}, 202)
 
-    def list_snapshots(self, call: Call, namespace: str) -> Answer:
-        return as_json({"snapshots": [snapshot_json(s) for s in self._sandboxes.list_snapshots(namespace)]})
+    def list_snapshots(
+        self, call: Call, namespace: str, sandbox_id: str | None = None, application: str | None = None
+    ) -> Answer:
+        return as_json({"snapshots": [snapshot_json(s) for s in self._sandboxes.list_snapshots(namespace, sandbox_id)]})
 
     def get_snapshot(self, call: Call, namespace: str, snapshot_id: str) -> Answer:
         return as_json(snapshot_json(self._sandboxes.get_snapshot(namespace, snapshot_id)))

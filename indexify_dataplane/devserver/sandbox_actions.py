@@ -13,7 +13,17 @@ from twisted.logger import Logger
 
 from .errors import Refused
 from .sandboxes import GPU_MODELS, Sandboxes
-from .shapes import DEFAULT_IMAGE, Namespace, NewPool, NewSandbox, SandboxChange, SandboxResources, whole_sandbox
+from .shapes import (
+    DEFAULT_IMAGE,
+    PARTLY,
+    RESTORED,
+    Namespace,
+    NewPool,
+    NewSandbox,
+    SandboxChange,
+    SandboxResources,
+    whole_sandbox,
+)
 from .snapshots import Snapshots
 from .state import Pool, Sandbox, SandboxSpec, Snapshot, World
 
@@ -33,7 +43,7 @@ def shaped(body: Body | S, shape: type[S]) -> S:
         raise Refused(422, str(error)) from error
 
 
-def checked_resources(resources: SandboxResources) -> dict[str, Any]:
+def checked_resources(resources: SandboxResources, missing: Mapping[str, float] = PARTLY) -> dict[str, Any]:
     for gpu in resources.gpus[:1]:
         if gpu.model not in GPU_MODELS:
             raise Refused(400, f"unknown GPU model {gpu.model!r}; known are {', '.join(GPU_MODELS)}")
@@ -41,7 +51,7 @@ def checked_resources(resources: SandboxResources) -> dict[str, Any]:
     newer_name = found.pop("disk_mb")
     if newer_name is not None:
         found["ephemeral_disk_mb"] = newer_name
-    return found
+    return found | {name: value for name, value in missing.items() if found[name] is None}
 
 
 class SandboxActions:
@@ -69,7 +79,10 @@ class SandboxActions:
         return sandbox
 
     def _spec(self, namespace: str, wish: NewSandbox) -> SandboxSpec:
-        resources = checked_resources(wish.resources or whole_sandbox())
+        if wish.snapshot_id is None:
+            resources = checked_resources(wish.resources or whole_sandbox())
+        else:
+            resources = checked_resources(wish.resources or SandboxResources(), RESTORED)
         spec = SandboxSpec(
             image=wish.image or DEFAULT_IMAGE,
             resources=resources,
@@ -90,7 +103,7 @@ class SandboxActions:
         return spec
 
     def _inherit(self, spec: SandboxSpec, wish: NewSandbox, snapshot: Snapshot) -> None:
-        """Image, entrypoint and secrets unless given; a resource given as 0; the GPU when none is given."""
+        """Image, entrypoint, secrets and resources unless given; a resource given as 0; the GPU when none is given."""
         origin = snapshot.spec
         spec.snapshot_uri = snapshot.snapshot_uri
         spec.image = wish.image or origin.image
@@ -136,8 +149,15 @@ class SandboxActions:
     def get_snapshot(self, namespace: str, snapshot_id: str) -> Snapshot:
         return self._snapshots.find(namespace, snapshot_id, f"Snapshot not found: {snapshot_id}")
 
-    def list_snapshots(self, namespace: str) -> list[Snapshot]:
-        return [s for s in self._world.snapshots.values() if s.namespace == namespace]
+    def list_snapshots(self, namespace: str, sandbox_id: str | None = None) -> list[Snapshot]:
+        """Of the whole namespace, or of one sandbox."""
+        if sandbox_id is not None:
+            self._sandboxes.find(namespace, sandbox_id)
+        return [
+            s
+            for s in self._world.snapshots.values()
+            if s.namespace == namespace and (sandbox_id is None or s.sandbox_id == sandbox_id)
+        ]
 
     def delete_snapshot(self, namespace: str, snapshot_id: str) -> None:
         """Forget the snapshot and delete its blob, as far as that is possible from here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -27,14 +27,20 @@ class GpuRequest(Struct):
 
 
 class SandboxResources(Struct):
-    """Resources of a sandbox when the client gives the object; absent altogether, other defaults apply."""
+    """Resources of a sandbox. What is not given is ``PARTLY``'s if anything is, ``whole_sandbox``'s if nothing is, and
+    the snapshot's where one is restored."""
 
-    cpus: Annotated[float, Meta(ge=0)] = 0.1
-    memory_mb: Natural = 256
-    ephemeral_disk_mb: Natural = 1024
+    cpus: Annotated[float, Meta(ge=0)] | None = None
+    memory_mb: Natural | None = None
+    ephemeral_disk_mb: Natural | None = None
     gpus: list[GpuRequest] = field(default_factory=list)
     disk_mb: Natural | None = None
     """What newer SDKs call ``ephemeral_disk_mb``; it wins."""
+
+
+PARTLY = {"cpus": 0.1, "memory_mb": 256, "ephemeral_disk_mb": 1024}
+RESTORED = {"cpus": 0, "memory_mb": 0, "ephemeral_disk_mb": 0}
+"""In a restore 0 stands for what the snapshot's sandbox had."""
 
 
 def whole_sandbox() -> SandboxResources:
@@ -69,6 +75,12 @@ class SandboxChange(Struct, forbid_unknown_fields=True):
 
     exposed_ports: list[Port] | None = None
     allow_unauthenticated_access: bool | None = None
+
+
+class NewSnapshot(Struct):
+    """Body of POST …/sandboxes/{id}/snapshot, which may be absent."""
+
+    snapshot_type: Literal["filesystem", "memory"] | None = None
 
 
 class NewPool(Struct):

@@ -276,7 +276,13 @@ class SnapshotTests(RestCase):
                 ("POST", NS + "/sandboxes/none/snapshot", None, 404, b"Sandbox not found"),
             )
             self.peer.beat(started(sandbox.id))
-            taken = await self.ask("POST", path)
+            await self.table(
+                (
+                    "POST", path, {"snapshot_type": "memory"}, 400,
+                    b"Snapshots hold file systems; the memory of a sandbox cannot be part of one",
+                ),
+            )  # fmt: skip
+            taken = await self.ask("POST", path, {"snapshot_type": "filesystem"})
             snapshot_id = taken.json()["snapshot_id"]
             self.assertEqual((taken.status, taken.json()["status"]), (202, "in_progress"))
             snap = {
@@ -298,6 +304,8 @@ class SnapshotTests(RestCase):
             snap.update(status="completed", snapshot_uri="file:///blobs/s", size_bytes=9)
             await self.table(
                 ("GET", NS + "/snapshots", None, 200, {"snapshots": [snap]}),
+                ("GET", path + "s", None, 200, {"snapshots": [snap]}),
+                ("GET", NS + "/sandboxes/none/snapshots", None, 404, b"Sandbox not found"),
                 ("POST", path, None, 400, b"Cannot snapshot a terminated sandbox"),
                 ("POST", NS + "/sandboxes", {"snapshot_id": snapshot_id}, 200, None),
                 ("DELETE", f"{NS}/snapshots/{snapshot_id}", None, 200, b""),

@@ -216,7 +216,9 @@ class SnapshotTests(Case):
             "default", {"snapshot_id": snapshot.id, "image": "mine", "entrypoint": [], "secret_names": ["s"]}
         )
         self.assertEqual((own.spec.image, own.spec.entrypoint, own.spec.secret_names), ("mine", [], ["s"]))
-        self.assertEqual(own.spec.resources["cpus"], 1.0)
+        self.assertEqual((own.spec.resources["cpus"], own.spec.resources["memory_mb"]), (2.0, 512))
+        smaller = self.engine.sandboxes.create("default", {"snapshot_id": snapshot.id, "resources": {"cpus": 0.5}})
+        self.assertEqual((smaller.spec.resources["cpus"], smaller.spec.resources["memory_mb"]), (0.5, 512))
 
     def test_only_a_completed_snapshot_can_be_restored(self) -> None:
         self.peer.register()
