@@ -13,6 +13,7 @@ import pytest
 
 from indexify_dataplane.snapshots.docker import REPOSITORY
 from tests.engine import Engine
+from tests.snapshots import tree
 
 from .docker_nodes import DockerNodes
 from .harness import PROGRAM, Site, until
@@ -121,6 +122,26 @@ def test_a_sandbox_goes_on_in_another_one(nodes: DockerNodes) -> None:
     rest.ask("DELETE", f"{SNAPSHOTS}/{snapshot['id']}")
     assert not blob(snapshot).exists()
     assert rest.send("GET", f"{SNAPSHOTS}/{snapshot['id']}")[0] == 404
+
+
+def root(nodes: DockerNodes, sandbox: str) -> Path:
+    """The sandbox's file system as the host sees it."""
+    return Path(nodes.container(sandbox)["GraphDriver"]["Data"]["MergedDir"])
+
+
+def test_the_file_tree_is_identical(nodes: DockerNodes) -> None:
+    node, rest = nodes.start(), nodes.server.rest
+    first = nodes.create()
+    rest.running(first)
+    tree.fill(root(nodes, first))
+    before = tree.describe(root(nodes, first))
+    assert any(each.attributes for each in before.values())
+    snapshot = ended(nodes, order(nodes, first))
+    assert snapshot["status"] == "completed", snapshot
+    restored = rest.create(snapshot_id=snapshot["id"], resources={"cpus": 1, "memory_mb": 128})
+    rest.running(restored)
+    assert tree.describe(root(nodes, restored)) == before
+    assert not [each for each in node.events() if "attributes" in each.get("message", "")]
 
 
 def test_a_node_killed_during_a_snapshot_takes_it_again(runc: DockerNodes) -> None:
