@@ -18,8 +18,10 @@ from .core.model import (
     Aborting,
     Allocation,
     AllocationState,
+    Cancelling,
     Container,
     Done,
+    Executing,
     ExitStatus,
     Handle,
     Killing,
@@ -96,15 +98,20 @@ def encode_allocation(allocation: Allocation) -> bytes:
         "allocation": base64.b64encode(allocation_pb).decode(),
         "report": report,
         "uploads": allocation.uploads,
+        "began": isinstance(allocation.state, Executing | Cancelling),
     }
     return json.dumps(record, separators=(",", ":")).encode()
 
 
 def decode_allocation(data: bytes) -> Allocation:
-    """An allocation that was not done comes back as Preparing: how far it got died with the node."""
+    """An allocation that was not done comes back as Executing if it had begun to run, else as Preparing."""
     record = json.loads(data)
     spec = read_allocation(pb.Allocation.FromString(base64.b64decode(record["allocation"])))
-    state: AllocationState = Preparing(0.0) if record["report"] is None else Done(record["report"])
+    state: AllocationState
+    if record["report"] is not None:
+        state = Done(record["report"])
+    else:
+        state = Executing(0.0) if record.get("began", True) else Preparing(0.0)  # older rows do not tell
     return Allocation(spec, state, tuple((uri, upload_id) for uri, upload_id in record.get("uploads", ())))
 
 

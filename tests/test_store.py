@@ -16,7 +16,16 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from indexify_dataplane.core.model import Allocation, Container, Done, Preparing, Running, Terminated, TerminationReason
+from indexify_dataplane.core.model import (
+    Allocation,
+    Container,
+    Done,
+    Executing,
+    Preparing,
+    Running,
+    Terminated,
+    TerminationReason,
+)
 from indexify_dataplane.records import encode_allocation, encode_container
 from indexify_dataplane.store import (
     DROP_REPORT,
@@ -92,7 +101,8 @@ class Stores(SynchronousTestCase):
         running = Container(sandbox(timeout=60), Running(handle(), 5.0), op=7, claimed_at=4.0)
         dead = Container(sandbox("dead"), Terminated(TerminationReason.OOM, 6.0, report=3), op=9)
         done = Allocation(allocation(), Done(4))
-        begun = Allocation(allocation("a2"), Preparing(0.0), (("s3://bucket/state/key", "upload-1"),))
+        begun = Allocation(allocation("a2"), Executing(0.0), (("s3://bucket/state/key", "upload-1"),))
+        waiting = Allocation(allocation("a3"), Preparing(0.0))
         store.commit(
             [
                 *loaded.identity,
@@ -100,6 +110,7 @@ class Stores(SynchronousTestCase):
                 (PUT_CONTAINER, ("dead", encode_container(dead, 1000.0))),
                 (PUT_ALLOCATION, ("a1", encode_allocation(done))),
                 (PUT_ALLOCATION, ("a2", encode_allocation(begun))),
+                (PUT_ALLOCATION, ("a3", encode_allocation(waiting))),
                 (PUT_REPORT, (3, 1, b"r")),
                 (PUT_REPORT, (8, 2, b"s")),
                 (DROP_REPORT, (3,)),
@@ -113,7 +124,7 @@ class Stores(SynchronousTestCase):
         self.assertEqual(by_id["sb"].claimed_at, -96.0)
         self.assertEqual(by_id["sb"].expires_at, -36.0)
         self.assertEqual(by_id["dead"].state, Terminated(TerminationReason.OOM, -94.0, report=3))
-        self.assertEqual(found.allocations, (done, begun))
+        self.assertEqual(found.allocations, (done, begun, waiting))
         self.assertEqual([(each.id, each.kind, each.body) for each in found.reports], [(8, 2, b"s")])
         self.assertEqual((found.next_report, found.next_op, found.executor_id), (9, 10, loaded.executor_id))
 

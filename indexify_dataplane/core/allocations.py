@@ -117,7 +117,8 @@ def schedule(turn: Turn, container_id: str) -> None:
         first, *rest = slots.waiting
         slots = Slots(tuple(rest), slots.running | {first})
         allocation = evolve(turn.node.allocations[first], state=Executing(turn.now))
-        turn.put_allocation(allocation)
+        # From here on it may be what kills the node; one that only waited beside such a call is never taken for it.
+        turn.put_allocation(allocation, save=True)
         turn.do(Run(allocation, container.state.handle, timeout_ms))
     _set_slots(turn, container_id, slots)
 

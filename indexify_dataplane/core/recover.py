@@ -37,6 +37,7 @@ from .model import (
     Handle,
     Killing,
     Kind,
+    Preparing,
     Running,
     Snapshotting,
     Starting,
@@ -88,14 +89,17 @@ def recover(
     rows = tuple(allocation_rows)
     # The report of their end says of these that they are dead, so they must be.
     blamed = {each.spec.container_id for each in rows if not isinstance(each.state, Done)}
+    ran: set[str] = set()
     for container in records:
+        if isinstance(container.state, Running):
+            ran.add(container.id)
         taken = set(container.gpus)
         turn.node = evolve(turn.node, free_gpus=tuple(gpu for gpu in turn.node.free_gpus if gpu not in taken))
         _container(turn, container, found.pop(container.id, None), undelivered, container.id in blamed)
     for orphan in found.values():
         turn.do(KillOrphan(orphan.handle))
     for allocation in rows:
-        _allocation(turn, allocation, undelivered, deaths)
+        _allocation(turn, allocation, undelivered, deaths, allocation.spec.container_id in ran)
     if renamed:
         for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
             containers.end(turn, container, Reason.FUNCTION_CANCELLED)
@@ -172,7 +176,9 @@ def _container(
             containers.kill(turn, container, handle, reason, answer)
 
 
-def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int], deaths: Mapping[str, int]) -> None:
+def _allocation(
+    turn: Turn, allocation: Allocation, undelivered: Collection[int], deaths: Mapping[str, int], container_ran: bool
+) -> None:
     match allocation.state:
         case Done(report):
             if report in undelivered:
@@ -182,12 +188,15 @@ def _allocation(turn: Turn, allocation: Allocation, undelivered: Collection[int]
             else:
                 turn.forget_allocation(allocation.id)
         case _:
-            # It died with the node: nobody can tell how far it got.
-            call = allocation.spec.function_call_id
-            count = deaths.get(call, 0) + 1
-            turn.do(CountDeath(call, count))
-            # Retried for free, unless it seems to be what kills the node.
-            reason = FailureReason.FUNCTION_ERROR if count >= FATAL_DEATHS else FailureReason.CONTAINER_TERMINATED
+            # It died with the node. Retried for free, unless it seems to be what kills the node: by running, or by
+            # what its function does while it is loaded. One that waited beside others is no suspect.
+            reason = FailureReason.CONTAINER_TERMINATED
+            if not (isinstance(allocation.state, Preparing) and container_ran):
+                call = allocation.spec.function_call_id
+                count = deaths.get(call, 0) + 1
+                turn.do(CountDeath(call, count))
+                if count >= FATAL_DEATHS:
+                    reason = FailureReason.FUNCTION_ERROR
             outcome = Failed(reason, blame_container=True)
             turn.put_allocation(evolve(allocation, state=Finalizing(outcome)))
             turn.do(Finalize(evolve(allocation, state=Finalizing(outcome)), outcome))

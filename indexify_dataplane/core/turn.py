@@ -79,7 +79,7 @@ class Turn:
         self.effects.append(Forget(container.id))
 
     def put_allocation(self, allocation: Allocation, save: bool = False) -> None:
-        """Keep an allocation. Only its acceptance and its outcome are stored: what lies between dies with the node."""
+        """Keep an allocation. Stored are its acceptance, that it runs, and its outcome: the rest dies with the node."""
         node = self.node
         container_id = allocation.spec.container_id
         assigned = node.assigned

@@ -14,6 +14,8 @@ from indexify_dataplane.core.model import (
     Container,
     ContainerTerminated,
     Done,
+    Executing,
+    Failed,
     FailureReason,
     Killing,
     Kind,
@@ -146,7 +148,7 @@ class Recovery(SynchronousTestCase):
         self.assertIsInstance(self.node.containers["sb"].state, Running)
 
     def test_allocations(self) -> None:
-        lost, done = Allocation(allocation("lost"), Preparing(0)), Allocation(allocation("done"), Done(7))
+        lost, done = Allocation(allocation("lost"), Executing(0)), Allocation(allocation("done"), Done(7))
         effects = self.go(allocations=[lost, done], undelivered={7})
         counted, finalize = effects
         self.assertEqual(counted, fx.CountDeath("call-lost", 1))
@@ -157,10 +159,24 @@ class Recovery(SynchronousTestCase):
         self.assertEqual(effects, [fx.ForgetAllocation("done")])
 
     def test_a_call_that_dies_with_the_node_again_and_again_is_the_cause(self) -> None:
-        lost = Allocation(allocation("lost"), Preparing(0))
+        lost = Allocation(allocation("lost"), Executing(0))
         for deaths, reason in ((1, FailureReason.CONTAINER_TERMINATED), (2, FailureReason.FUNCTION_ERROR)):
             counted, finalize = self.go(allocations=[lost], deaths={"call-lost": deaths})
             self.assertEqual((counted.count, finalize.outcome.reason), (deaths + 1, reason))
+
+    def test_a_call_that_only_waits_while_others_kill_the_node_is_never_the_cause(self) -> None:
+        container = Container(function(), Running(handle("fn"), 1.0))
+        waiting = Allocation(allocation("waiting"), Preparing(0))
+        effects = self.go(container, allocations=[waiting], deaths={"call-waiting": 2})
+        self.assertEqual([each for each in effects if isinstance(each, fx.CountDeath)], [])
+        (finalize,) = [each for each in effects if isinstance(each, fx.Finalize)]
+        self.assertEqual(finalize.outcome, Failed(FailureReason.CONTAINER_TERMINATED, blame_container=True))
+
+    def test_a_function_that_kills_the_node_while_it_is_loaded_is_the_cause(self) -> None:
+        waiting = Allocation(allocation("waiting"), Preparing(0))
+        effects = self.go(Container(function(), Starting(1.0)), allocations=[waiting], deaths={"call-waiting": 2})
+        (finalize,) = [each for each in effects if isinstance(each, fx.Finalize)]
+        self.assertEqual(finalize.outcome.reason, FailureReason.FUNCTION_ERROR)
 
     def test_recovering_twice_is_the_same(self) -> None:
         records = [
