@@ -40,6 +40,7 @@ class Author:
     """A process of the SDK's environment that has deployed one file."""
 
     def __init__(self, stage: Stage, source: str) -> None:
+        self._stage = stage
         url = f"http://127.0.0.1:{stage.rest.port}"
         self._errors = open(stage.site.path / f"author-{source}.err", "wb")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -60,7 +61,9 @@ class Author:
             late.cancel()
         if not line:
             errors = Path(self._errors.name).read_text(errors="replace")
-            raise NotSeen(f"the author did not answer within {seconds:g} s or ended: {errors[-3000:]}")
+            raise NotSeen(
+                f"the author did not answer within {seconds:g} s or ended: {errors[-3000:]}\n{self._stage.node.tail()}"
+            )
         return dict(json.loads(line))
 
     def ask(self, order: str, *args: Any, seconds: float = PATIENCE, **kwargs: Any) -> Any:
