@@ -10,7 +10,8 @@ machines the first process is one of the host's, whose root has not the file tha
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from .attributes import Files
@@ -18,12 +19,18 @@ from .attributes import Files
 MARK = ".dockerenv"
 
 
-def files_of(container: Mapping[str, Any]) -> tuple[Files | None, str]:
+PROCESSES = ("/proc", "/host/proc")
+"""Where the host's processes are: in a node that runs in a container, the second one."""
+
+
+def files_of(container: Mapping[str, Any], processes: Sequence[str] = PROCESSES) -> tuple[Files | None, str]:
     """The files of a container by what the engine tells of it, to be closed; or None and why they cannot be read."""
     reasons = []
-    for find in (_mounted, _layers, _of_process):
+    ways: list[Callable[[Mapping[str, Any]], Iterator[str]]] = [_mounted, _layers]
+    ways += [partial(_of_process, place) for place in processes if os.path.isdir(place)]
+    for way in ways:
         try:
-            roots = list(find(container))
+            roots = list(way(container))
             if roots:
                 return Files(roots), ""
         except OSError as error:
@@ -49,12 +56,12 @@ def _layers(container: Mapping[str, Any]) -> Iterator[str]:
         yield from lower.split(":")
 
 
-def _of_process(container: Mapping[str, Any]) -> Iterator[str]:
+def _of_process(processes: str, container: Mapping[str, Any]) -> Iterator[str]:
     pid = int((container.get("State") or {}).get("Pid") or 0)
     if not pid:
         return
-    root = f"/proc/{pid}/root"
-    with open(f"/proc/{pid}/cgroup") as groups:
+    root = f"{processes}/{pid}/root"
+    with open(f"{processes}/{pid}/cgroup") as groups:
         if str(container["Id"]) not in groups.read():
             return
     if os.path.lexists(f"{root}/{MARK}") and not os.path.samefile(root, "/"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import io
 import os
+import shutil
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,7 @@ from indexify_dataplane.drivers.base import DriverError, SnapshotImpossible, Sta
 from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.snapshots.archive import SnapshotDamaged, Transfer, pack, unpack
 from indexify_dataplane.snapshots.docker import REPOSITORY, Exports, tag_of
+from indexify_dataplane.snapshots.host_files import files_of
 from tests.contracts.driver import order
 from tests.contracts.driver_docker import DockerPlace
 from tests.engine import require
@@ -303,6 +306,20 @@ class WhereFilesAre(Sandboxes):
                 events.clear()
         self.assertEqual(len(told), 4, "once for each engine")
         self.assertIn(f"/proc/{1 << 30}/cgroup: No such file", told[2])
+
+    async def test_a_node_in_a_container_sees_processes_elsewhere(self) -> None:
+        handle = await self.one_with_an_attribute()
+        place = os.path.join(tempfile.mkdtemp(), "proc")
+        self.addCleanup(shutil.rmtree, os.path.dirname(place))
+        os.symlink("/proc", place)
+        found = Elsewhere(self.api).inspect_container(handle.id)
+        files, _ = files_of(found, [tempfile.gettempdir(), "/nowhere", place])
+        assert files is not None
+        self.addCleanup(files.close)
+        self.assertEqual(files.attributes(b"kept"), [(b"user.kept", b"1")])
+        files, problem = files_of(found, [tempfile.gettempdir()])
+        self.assertIsNone(files)
+        self.assertIn("cgroup: No such file", problem)
 
     async def test_both_ways_are_taken(self) -> None:
         handle = await self.one_with_an_attribute()
