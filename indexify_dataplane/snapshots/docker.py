@@ -134,7 +134,7 @@ class Exports:
         if files.unread:
             log.warn(
                 "extended attributes of some files are not in the snapshot", container=handle.opaque,
-                files=files.unread, first=files.first_unread,
+                files=files.unread, first=files.first_unread.decode(errors="backslashreplace"),
             )  # fmt: skip
 
 

@@ -111,6 +111,18 @@ class DockerSnapshots(Sandboxes):
         await self.driver.kill(first)
         await self.check_restored(pieces, before)
 
+    async def test_an_attribute_that_no_tar_can_hold_is_told(self) -> None:
+        handle = await self.driver.start(order("a"))
+        for name in (b"odd \xff", b"odder"):
+            path = os.path.join(os.fsencode(self.root(handle)), name)
+            with open(path, "wb"):
+                os.setxattr(path, "user.a=b", b"1")
+        with capturedLogs() as events:
+            pieces = await deferToThread(self.copied, handle)
+        self.assertIn("odder", [each.name for each in self.members(pieces)])
+        (told,) = [event for event in events if "extended attributes of some" in event["log_format"]]
+        self.assertEqual((told["files"], told["first"]), (2, "odd \\xff"))
+
     async def test_the_tree_of_one_that_has_ended_is_identical(self) -> None:
         """Its root is not mounted any more: its layers tell the attributes."""
         first, before = await self.filled()
