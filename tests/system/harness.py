@@ -29,6 +29,9 @@ PROGRAM = str(BIN / "indexify-dataplane")
 PATIENCE = 30.0
 """Seconds for what usually takes a fraction of one; machines that run tests are busy."""
 
+FIRST_START = 120.0
+"""Seconds for a node's start: the first one with a Docker driver packs the guest bundle, which keeps a core busy."""
+
 HUMAN_LINE = re.compile(r"\S+Z +[A-Z]+ \S+: (.*)$")
 FIELD = re.compile(r' (\w+)=("(?:[^"\\]|\\.)*"|\S+)')
 
@@ -252,7 +255,7 @@ class Node(Child):
 
         return dict(until(f"{message!r} in the node's log", found, seconds)[0])
 
-    def ready(self, seconds: float = PATIENCE) -> Node:
+    def ready(self, seconds: float = FIRST_START) -> Node:
         self.executor_id = str(self.event("node started", seconds)["executor_id"])
         self.monitoring = Http(int(self.event("monitoring is listening")["port"]))
         self.proxy = Http(int(self.event("Starting HTTP proxy server")["listen_addr"].rpartition(":")[2]))
@@ -332,7 +335,13 @@ class Site:
         until("no process of the site is left", lambda: not self.processes())
         known = {each.executor_id for each in self._children if isinstance(each, Node) and each.executor_id}
         forget_nodes(known | executors_below(self.path))
-        shutil.rmtree(self.path)
+
+        def removed() -> bool:
+            # A program that a killed node had started (it packs the bundle) may still write for a moment.
+            shutil.rmtree(self.path, ignore_errors=True)
+            return not self.path.exists()
+
+        until("the site's directory removed", removed)
 
 
 def containers_on_host(below: str) -> list[tuple[tuple[int, int], str]]:
