@@ -111,6 +111,7 @@ def _docker(
         ),
         keep_images=config.image_cache.pre_pull,
         name="docker" if first else "docker:functions",
+        executor_id=executor_id,
         firewall=EngineFirewall(executor_id=executor_id),
     )
     upkeep = MultiService()

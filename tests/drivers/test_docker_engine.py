@@ -24,7 +24,7 @@ from indexify_dataplane.config_model import DockerDriver as Section
 from indexify_dataplane.core.model import ExitStatus, Handle, Kind, Resources
 from indexify_dataplane.daemon_client import DaemonUnreachable, GrpcDaemons
 from indexify_dataplane.drivers.base import DriverError, ImageError
-from indexify_dataplane.drivers.docker import guest_mount
+from indexify_dataplane.drivers.docker import guest_mount, names
 from indexify_dataplane.drivers.docker.driver import DockerDriver
 from indexify_dataplane.drivers.threaded import ThreadedDriver
 from indexify_dataplane.metrics import Metrics
@@ -56,7 +56,9 @@ class RealDaemons(TestCase):
         except NotFound:
             pass  # the test has done it
 
-    async def opened(self, address: str | None = None, *, environ: Any = None, **keys: Any) -> ThreadedDriver:
+    async def opened(
+        self, address: str | None = None, *, environ: Any = None, executor_id: str | None = None, **keys: Any
+    ) -> ThreadedDriver:
         driver = ThreadedDriver(
             reactor=reactor,
             driver=DockerDriver(
@@ -65,6 +67,7 @@ class RealDaemons(TestCase):
                 state_dir=self.directory,
                 pull_timeout=30.0,
                 environ=environ or {},
+                executor_id=executor_id,
             ),
             poll_interval=60.0,
         )
@@ -143,6 +146,49 @@ class RealDaemons(TestCase):
             return "begun" in await driver.logs(handle, 20)
 
         await until(begun, "the entrypoint has begun")
+
+    def made(self, name: str, executor_id: str, kind: Kind = Kind.SANDBOX) -> str:
+        """As an engine makes one for a node that was killed meanwhile."""
+        wanted = order(f"{self.prefix}-{name}", executor_id=executor_id, kind=kind)
+        made = self.api.create_container(
+            self.image, list(SLEEP), name=names.container_name(wanted.container_id),
+            labels=names.labels(wanted, run="earlier", bundle=None),
+        )["Id"]  # fmt: skip
+        self.addCleanup(self.discard, made)
+        return str(made)
+
+    def there(self, identity: str) -> bool:
+        return bool(self.api.containers(all=True, filters={"id": identity}))
+
+    async def test_what_was_ordered_by_an_earlier_life_and_comes_late_is_removed(self) -> None:
+        before = self.made("before", self.prefix)
+        others = self.made("others", "another")
+        running = self.made("running", self.prefix)
+        self.api.start(running)
+        driver = await self.opened(executor_id=self.prefix)
+        handle = await self.started(driver, executor_id=self.prefix)
+        late, function = self.made("late", self.prefix), self.made("function", self.prefix, Kind.FUNCTION)
+
+        async def gone() -> bool:
+            return not self.there(before) and not self.there(late)
+
+        await until(gone, "both are gone")
+        self.assertTrue(all(map(self.there, (others, running, function, handle.id))))
+
+    async def test_a_start_that_an_earlier_life_ordered_is_in_nobodys_way(self) -> None:
+        driver = await self.opened(executor_id=self.prefix)
+        earlier = self.made("a", "another")
+        self.api.start(earlier)
+        with self.assertRaisesRegex(DriverError, "not this node's"):
+            await driver.start(order(f"{self.prefix}-a", image=self.image, executor_id=self.prefix))
+        self.discard(earlier)
+        with self.assertRaises(NotFound):
+            self.api.inspect_container(earlier)
+        self.api.start(self.made("a", "executor-1"))
+        handle = await self.started(driver)
+        self.assertTrue(self.there(handle.id))
+        with self.assertRaisesRegex(DriverError, "runs already"):
+            await self.started(driver)
 
     async def test_processes_are_the_images_user(self) -> None:
         driver = await self.opened()

@@ -66,12 +66,14 @@ class DockerDriver:
         watermarks: Watermarks | None = None,
         keep_images: Sequence[str] = (),
         name: str = NAME,
+        executor_id: str | None = None,
         firewall: Firewall | None = None,
         freezer: Freezer | None = None,
         daemon: Sequence[str] | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._name = name
+        self._executor_id = executor_id
         self._settings = dict(settings)
         self._address = address
         self._state_dir = os.path.abspath(state_dir)
@@ -125,6 +127,7 @@ class DockerDriver:
             image_changed=self.images.changed,
             heard=self._heard,
             ended=self._lives.ended,
+            created=lambda identity, labels: self._starts.created(identity, labels),
         )  # fmt: skip
         self._networks = networks
         self._open_firewall()
@@ -149,7 +152,10 @@ class DockerDriver:
             uppers=self._uppers,
             output=lambda identity, lines: output.tail(client, identity, lines),
         )
-        self._starts = Starts(place=self._place, alive=self._lives.alive, gone=self._lives.gone, closed=self._closed)
+        self._starts = Starts(
+            place=self._place, alive=self._lives.alive, seen=self._lives.seen, gone=self._lives.gone,
+            closed=self._closed, executor_id=self._executor_id,
+        )  # fmt: skip
         log.info(
             "Docker engine is ready", address=connection.shown(self._address, self._environ), version=facts.version,
             storage_driver=facts.storage_driver, guest_mount=self._place.mount,
@@ -370,6 +376,7 @@ class DockerDriver:
         self._lives.heard = heard
         self.images.heard(heard)
         if heard:
+            self._starts.remove_unstarted()
             # The engine may have been started anew, and put rules of its own first.
             try:
                 self.check_rules()

@@ -6,7 +6,7 @@ restart, so after every opening everything that is watched has to be looked at o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,15 @@ log = Logger()
 
 ENDS = frozenset({"die", "oom", "destroy"})
 CHANGES = frozenset({"tag", "untag", "delete", "pull", "import", "load"})
-FILTERS = {"type": ["container", "image"], "event": sorted(ENDS | CHANGES)}
+CREATED = "create"
+FILTERS = {"type": ["container", "image"], "event": sorted(ENDS | CHANGES | {CREATED})}
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
 class Events:
     """One listener. ``since`` is where to begin, in seconds on the engine's clock. ``image_changed`` is told of images,
     ``heard`` whether the stream is open, ``ended`` of the action (``die``, ``oom``, ``destroy``) and the id of a
-    container before its id is yielded."""
+    container before its id is yielded, ``created`` of the id and the labels of a new container."""
 
     def __init__(
         self,
@@ -36,11 +37,13 @@ class Events:
         image_changed: Callable[[], None],
         heard: Callable[[bool], None],
         ended: Callable[[str, str], None],
+        created: Callable[[str, Mapping[str, str]], None],
     ) -> None:
         self._client = client
         self._image_changed = image_changed
         self._heard = heard
         self._ended = ended
+        self._created = created
         self._since = since
 
     def listen(self, stopped: Cancelled) -> Iterator[str]:
@@ -78,12 +81,15 @@ class Events:
             if nanoseconds:
                 self._since = f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
             action = str(event.get("Action") or event.get("status") or "")
+            actor = event.get("Actor") or {}
             if event.get("Type") == "image":
                 self._image_changed()
             elif action in ENDS:
-                identity = str((event.get("Actor") or {}).get("ID") or event.get("id") or "")
+                identity = str(actor.get("ID") or event.get("id") or "")
                 self._ended(action, identity)
                 yield identity
+            elif action == CREATED:
+                self._created(str(actor.get("ID") or ""), actor.get("Attributes") or {})
 
 
 def _close(stream: Any) -> None:

@@ -33,6 +33,10 @@ class Lives:
     def surely_runs(self, identity: str) -> bool:
         return self.heard and identity in self._alive
 
+    def seen(self, identity: str) -> bool:
+        """Whether this process has started it, or found it running, and knows of no end."""
+        return identity in self._alive
+
     def told_to_end(self, identity: str) -> None:
         """By this node, now."""
         with self._lock:

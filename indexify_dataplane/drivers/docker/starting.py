@@ -109,12 +109,26 @@ class Place:
 
 class Starts:
     """Starts containers, from several threads at once. ``alive`` is told the id of each before it runs, ``gone`` when
-    it was removed again."""
+    it was removed again; ``seen`` says whether this process knows one to run. ``executor_id`` is the node's.
+
+    Interleaving that matters: a node is killed while the engine creates or starts a container for it. The engine goes
+    on, and may come to an end of it after the node's next life has looked at what there is. So a container that is
+    created while nobody starts it is removed, and one that runs unseen where a new one is to be is no other's.
+    """
 
     def __init__(
-        self, *, place: Place, alive: Callable[[str], None], gone: Callable[[str], None], closed: Cancelled
+        self,
+        *,
+        place: Place,
+        alive: Callable[[str], None],
+        seen: Callable[[str], bool],
+        gone: Callable[[str], None],
+        closed: Cancelled,
+        executor_id: str | None = None,
     ) -> None:
         self._place = place
+        self._seen = seen
+        self._executor_id = executor_id
         self._alive = alive
         self._gone = gone
         self._closed = closed
@@ -264,10 +278,43 @@ class Starts:
         whose = names.read(found["Config"].get("Labels"))
         if whose is None or whose.executor_id != order.executor_id or whose.container_id != order.container_id:
             raise DriverError(f"the engine has a container {name} that is not this node's; remove or rename it")
-        if is_running(found["State"]):
+        if is_running(found["State"]) and self._seen(str(found["Id"])):
             raise DriverError(f"container {order.container_id} runs already")
         self.remove(str(found["Id"]))
         return True
+
+    def remove_unstarted(self) -> None:
+        """Remove what was created for an earlier life of the node, and nobody starts any more."""
+        if self._executor_id is None:
+            return
+        label = f"{names.EXECUTOR}={self._executor_id}"
+        try:
+            found = self._place.client.containers(all=True, filters={"label": [label], "status": ["created"]})
+        except EXPECTED as error:
+            log.warn("containers that were never started cannot be listed", error=sentence_of(error))
+            return
+        for each in found:
+            self.created(str(each["Id"]), each.get("Labels") or {})
+
+    def created(self, identity: str, labels: Mapping[str, str]) -> None:
+        """The engine has made a container: remove it if it is this node's and nobody starts it."""
+        whose = names.read(labels)
+        mine = whose is not None and whose.executor_id == self._executor_id and whose.kind in self._place.settings
+        if whose is None or not mine or self._seen(identity):
+            return
+        with self._lock:
+            if whose.container_id in self._under_way:
+                return
+        client = self._place.client
+        try:
+            if client.inspect_container(identity)["State"].get("Status") != "created":
+                return
+            client.remove_container(identity, v=True)
+        except EXPECTED as error:
+            if status_of(error) not in (404, 409):  # gone, or somebody else is at it
+                log.warn("a container that nobody starts cannot be removed", name=identity, error=sentence_of(error))
+            return
+        log.info("container removed that was created for an earlier life of the node", container_id=whose.container_id)
 
     def _look(self, order: StartOrder, identity: str, run: str, network: str | None) -> tuple[Handle, Networks]:
         """Its handle, and where it is on its networks."""
