@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import Any
 
 import grpc
@@ -157,6 +159,32 @@ class Late:
         self.executor.states.put_nowait(Abort(Code.INTERNAL))
         self.assertEqual(await self.finalized(running), Failed(Reason.FUNCTION_ERROR))
         await self.next_one_runs()
+
+    async def test_many_bad_ends_leave_no_descriptor_and_no_task(self: Any) -> None:
+        await self.connect()
+        seen: list[tuple[int, int]] = []
+        for number in range(24):
+            self.executor.renew()
+            self.allocation = self.make_allocation("c1")
+            await self.executors.prepare(self.allocation)
+            watches = self.executor.watches
+            running = self.run_allocation(timeout_ms=5000)
+            await self.until(lambda watches=watches: self.executor.watches > watches)
+            match number % 3:
+                case 0:
+                    self.executor.states.put_nowait(Abort(Code.INTERNAL))
+                case 1:
+                    self.clock.advance(6)
+                case 2:
+                    running.cancel()
+            outcome = await self.finalized(running)
+            self.assertIsInstance(outcome, Failed)
+            await self.nothing_is_left()
+            if number >= 12:
+                seen.append((len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())))
+        descriptors, tasks = zip(*seen, strict=True)
+        self.assertLessEqual(max(descriptors) - min(descriptors), 1)
+        self.assertLessEqual(max(tasks[6:]) - max(tasks[:6]), 4, "the scripted server ends some of its own later")
 
     async def test_a_start_whose_first_question_is_answered_late(self: Any) -> None:
         self.patch(client, "INFO_SECONDS", 0.2)
