@@ -38,10 +38,11 @@ def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
         mine = {"executor_id": node.executor_id}
         assert not [each for each in leaks(site, nodes)[1]["leaks"] if each["executor_id"] == node.executor_id]
 
-        # Something with our labels that is in no record, and something of a start that a kill interrupted.
+        # Something with our labels that is in no record (a sandbox that nobody starts would be removed at once), and
+        # something of a start that a kill interrupted.
         lost = f"indexify-lost-{node.executor_id}"
         planted = {names.MANAGED: "true", names.EXECUTOR: node.executor_id, names.CONTAINER: "lost"}
-        api.create_container(nodes.image, command=["true"], name=lost, labels={**planted, names.KIND: "sandbox"})
+        api.create_container(nodes.image, command=["true"], name=lost, labels={**planted, names.KIND: "function"})
         volume = f"indexify-guest-{node.executor_id[:16]}"
         api.create_volume(volume, labels={names.MANAGED: "true", names.BUNDLE: "0123"})
         code, told = leaks(site, nodes)
