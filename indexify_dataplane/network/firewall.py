@@ -106,9 +106,20 @@ class Firewall:
         )
 
     def close(self) -> None:
-        """Give the node's name back; all rules stay. Idempotent."""
+        """Give the node's name back. The rules of containers stay, for these go on; if there are none, the node's
+        chains and hooks go. Never raises: what cannot be removed is in the log. Idempotent."""
         name, self._name = self._name, None
-        if name is not None:
+        if name is None:
+            return
+        try:
+            with self._lock:
+                if not self._held:
+                    dead_nodes.bury(self._tables.dumps(), {node_chain(self._executor_id)}, (), self._restore)
+        except FirewallError as error:
+            log.warn(
+                "the node's chains, which are empty, cannot be removed", executor_id=self._executor_id, error=str(error)
+            )
+        finally:
             name.close()
 
     def apply(self, container_id: str, endpoint: Endpoint, policy: Policy | None) -> str:

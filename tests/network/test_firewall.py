@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import unittest
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from indexify_dataplane.core.model import NetworkPolicy
@@ -18,7 +20,7 @@ from indexify_dataplane.network.chains import Endpoint, node_chain
 from indexify_dataplane.network.firewall import Firewall
 from indexify_dataplane.network.graves import members
 from indexify_dataplane.network.policy import Family, Surroundings
-from indexify_dataplane.network.tables import FirewallError, Namespace, find_namespace, find_tables
+from indexify_dataplane.network.tables import FirewallError, Namespace, Tables, find_namespace, find_tables
 
 from .stage import BRIDGE, ELSEWHERE, HOST, METADATA, OUTSIDE, SUBNETS, Node, Stage
 
@@ -68,6 +70,13 @@ class Rules:
         """The next process of the node."""
         self.firewall.close()
         self.firewall = self.new()
+
+    def kill(self, firewall: Firewall) -> None:
+        """Its process is gone, and what it had put into the kernel is there."""
+        saved = {each: self.stage.host(f"{each}-{self.kind}-save") for each in ("iptables", "ip6tables")}
+        firewall.close()
+        for family, text in saved.items():
+            self.stage.host(f"{family}-{self.kind}-restore", text=text)
 
     def listed(self, *arguments: str, family: str = "iptables") -> str:
         return self.stage.host(f"{family}-{self.kind}", *arguments)
@@ -235,16 +244,75 @@ class Rules:
 
     def test_chains_of_a_node_that_never_comes_back_go_with_the_next_start_of_any(self) -> None:
         for number in range(3):
-            self.new(f"gone-{number}").close()
+            self.kill(self.new(f"gone-{number}"))
         self.assertEqual(self.listed("-S").count("-j INDEXIFY-"), 8)
         self.assertEqual(len(self.firewall.sweep(list)), 6)
         for family in ("iptables", "ip6tables"):
             chains = {word for word in self.listed("-S", family=family).split() if word.startswith("INDEXIFY-")}
             self.assertEqual(chains, {*members(node_chain("executor-1"))})
 
+    def test_an_ordered_end_leaves_chains_only_for_containers_that_go_on(self) -> None:
+        families = ("iptables", "ip6tables")
+        mine = node_chain("executor-1")
+        neighbour = self.new("executor-2")
+        chain = self.apply(1, CLOSED)
+        self.firewall.protect("function-1", self.stage.endpoint(2))
+        before = {family: self.listed("-S", family=family) for family in families}
+        self.firewall.close()
+        self.assertEqual({family: self.listed("-S", family=family) for family in families}, before)
+        self.firewall = self.new()
+        self.firewall.remove("sandbox-1-abcdefghijk")
+        self.firewall.close()
+        for family in families:
+            self.assertIn(f"-A INPUT -j {mine}", self.listed("-S", family=family), "the function goes on")
+        self.firewall = self.new()
+        self.firewall.remove("function-1")
+        self.listed("-A", "INPUT", "-p", "udp", "-j", "DROP")
+        self.firewall.close()
+        for family in families:
+            shown = self.listed("-S", family=family)
+            self.assertNotIn(mine, shown)
+            self.assertNotIn(chain, shown)
+            self.assertIn(f"-A INPUT -j {node_chain('executor-2')}", shown)
+        self.assertIn("-A INPUT -p udp -j DROP", self.listed("-S"))
+        self.assertIn("-A DOCKER-USER -j RETURN", self.listed("-S"))
+        self.assertEqual(neighbour.check(), [])
+
+    def test_chains_that_cannot_be_removed_at_the_end_are_told(self) -> None:
+        begun = threading.Event()
+
+        class Broken:
+            def __init__(self, tables: Any) -> None:
+                self._tables = tables
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._tables, name)
+
+            def dumps(self) -> Any:
+                if begun.is_set():
+                    raise FirewallError("the kernel's table is locked")
+                return self._tables.dumps()
+
+        firewall = Firewall(
+            executor_id="executor-2",
+            bridge=BRIDGE,
+            around=Surroundings(SUBNETS),
+            locate=lambda bridge: find_namespace(bridge, (self.stage.host.path,)),
+            tables=lambda namespace: cast(Tables, Broken(find_tables(namespace))),
+        )
+        firewall.open()
+        begun.set()
+        told: list[Any] = []
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        firewall.close()
+        [event] = [each for each in told if each.get("executor_id") == "executor-2"]
+        self.assertIn("the kernel's table is locked", event["error"])
+        self.new("executor-2")
+
     def test_a_node_whose_chains_are_gone_puts_them_back(self) -> None:
         """Another one took them while it was down, or somebody else while it runs."""
-        self.firewall.close()
+        self.kill(self.firewall)
         self.new("executor-2").sweep(list)
         self.assertNotIn(node_chain("executor-1"), self.listed("-S"))
         self.firewall = self.new()

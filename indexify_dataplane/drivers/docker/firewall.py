@@ -61,7 +61,8 @@ class Firewall(Protocol):
         """How often rules that somebody else had changed were put back. Never waits."""
 
     def close(self) -> None:
-        """Nothing is asked any more; the rules stay. Idempotent."""
+        """Nothing is asked any more. The rules of containers stay; where there are none, nothing of the node stays.
+        Idempotent."""
 
 
 class EngineFirewall:
