@@ -23,7 +23,7 @@ from twisted.trial.unittest import TestCase
 from indexify_dataplane.config_model import DockerDriver as Section
 from indexify_dataplane.core.model import ExitStatus, Handle, Kind, Resources
 from indexify_dataplane.daemon_client import DaemonUnreachable, GrpcDaemons
-from indexify_dataplane.drivers.base import DriverError, ImageError
+from indexify_dataplane.drivers.base import DriverError, ImageError, PortRefused
 from indexify_dataplane.drivers.docker import guest_mount, names
 from indexify_dataplane.drivers.docker.driver import DockerDriver
 from indexify_dataplane.drivers.threaded import ThreadedDriver
@@ -189,6 +189,25 @@ class RealDaemons(TestCase):
         self.assertTrue(self.there(handle.id))
         with self.assertRaisesRegex(DriverError, "runs already"):
             await self.started(driver)
+
+    async def test_what_was_started_anew_has_ended(self) -> None:
+        """Whether the driver hears of the death, or comes later."""
+        driver = await self.opened()
+        handle = await self.started(driver)
+        self.api.kill(handle.id, signal="SIGKILL")
+        self.api.wait(handle.id)
+        self.api.start(handle.id)
+        self.assertEqual(await driver.inspect(handle), ExitStatus(signal=9))
+        later = await self.opened()
+        await later.list_containers()
+        self.assertEqual(await later.inspect(handle), ExitStatus(signal=9))
+        with self.assertRaises(PortRefused):
+            await later.upstream(handle, 8080)
+        told: Deferred[ExitStatus] = Deferred()
+        later.watch(handle, told.callback)
+        self.assertEqual(await told.addTimeout(PATIENCE, reactor), ExitStatus(signal=9))  # type: ignore[arg-type]
+        await driver.kill(handle)
+        self.assertFalse(self.there(handle.id))
 
     async def test_processes_are_the_images_user(self) -> None:
         driver = await self.opened()

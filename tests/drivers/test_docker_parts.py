@@ -27,7 +27,7 @@ from indexify_dataplane.drivers.docker.credentials import credentials, registry_
 from indexify_dataplane.drivers.docker.exit_status import exit_status
 from indexify_dataplane.drivers.docker.images import ImageFacts
 from indexify_dataplane.drivers.docker.limits import CPU_PERIOD, Grants
-from indexify_dataplane.drivers.docker.lives import Lives
+from indexify_dataplane.drivers.docker.lives import Death, Lives
 from indexify_dataplane.drivers.docker.tokens import Tokens, load_secret
 
 FACTS = EngineFacts(
@@ -210,7 +210,6 @@ class Errors(SynchronousTestCase):
         self.assertEqual(ended(3), ExitStatus(code=3))
         self.assertEqual(ended(137), ExitStatus(signal=9))
         self.assertEqual(ended(137, oom=True), ExitStatus(signal=9, oom=True))
-        self.assertEqual(ended(137, oom_told=True), ExitStatus(signal=9, oom=True))
         self.assertEqual(ended(1, oom=True), ExitStatus(code=1))  # a child's, some time ago
         self.assertEqual(ended(0), ExitStatus(code=0))
         self.assertEqual(ended(0, told_by_others=True), ExitStatus(signal=15))
@@ -220,12 +219,20 @@ class Errors(SynchronousTestCase):
         lives.heard = True
         lives.alive("a")
         self.assertTrue(lives.surely_runs("a"))
-        lives.ended("die", "a")
+        lives.ended("die", "a", 1.0, 3)
         lives.alive("a")
         self.assertFalse(lives.surely_runs("a"))
         lives.alive("b")
         lives.heard = False
         self.assertFalse(lives.surely_runs("b"))
+
+    def test_the_first_death_counts(self) -> None:
+        lives = Lives()
+        lives.ended("oom", "a", 1.0, None)
+        lives.ended("die", "a", 10.0, 143)
+        lives.ended("oom", "a", 13.0, None)
+        lives.ended("die", "a", 13.1, 137)
+        self.assertEqual((lives.death("a"), lives.last_oom("a")), (Death(143, 10.0), 1.0))
 
 
 class Output(SynchronousTestCase):

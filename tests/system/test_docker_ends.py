@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from indexify_dataplane.drivers.docker.lives import OOM_SECONDS
 from tests.engine import SCRIPT, Engine
 from tests.registry import Registry
 
@@ -130,6 +131,60 @@ def test_a_crash(nodes: DockerNodes) -> None:
     sandbox = nodes.create()
     nodes.server.rest.running(sandbox)
     nodes.api.kill(nodes.container(sandbox)["Id"], signal="SIGKILL")
+    assert reason(nodes, sandbox) == "ProcessCrash"
+
+
+def survives_an_oom(nodes: DockerNodes) -> str:
+    """A sandbox of 64 MB, a child of which was killed for memory more than two seconds ago."""
+    sandbox = nodes.create(resources={"cpus": 1, "memory_mb": 64, "ephemeral_disk_mb": 64})
+    nodes.server.rest.running(sandbox)
+    identity = nodes.container(sandbox)["Id"]
+    since = time.time()
+    nodes.run(sandbox, "/bin/busybox", "tail", "/dev/zero")
+    filters = {"container": identity, "event": "oom"}
+    told = next(iter(nodes.api.events(since=int(since), until=int(since) + 60, filters=filters, decode=True)))
+    over = told["timeNano"] / 1e9 + OOM_SECONDS + 0.2
+    until("the OOM kill is past", lambda: time.time() > over)
+    assert nodes.container(sandbox)["State"]["Running"]
+    return sandbox
+
+
+def test_a_crash_long_after_an_oom_kill_that_it_survived(nodes: DockerNodes) -> None:
+    nodes.start()
+    sandbox = survives_an_oom(nodes)
+    nodes.api.kill(nodes.container(sandbox)["Id"], signal="SIGKILL")
+    assert reason(nodes, sandbox) == "ProcessCrash"
+
+
+def test_the_same_while_no_node_listens(nodes: DockerNodes) -> None:
+    node = nodes.start()
+    sandbox = survives_an_oom(nodes)
+    node.kill()
+    nodes.api.kill(nodes.container(sandbox)["Id"], signal="SIGKILL")
+    nodes.start()
+    assert reason(nodes, sandbox) == "ProcessCrash"
+
+
+def test_started_anew_by_an_operator(nodes: DockerNodes) -> None:
+    """What runs after ``docker restart`` is not the sandbox that was: its end is told at once."""
+    nodes.start()
+    sandbox = nodes.create()
+    nodes.server.rest.running(sandbox)
+    nodes.api.restart(nodes.container(sandbox)["Id"], timeout=5)
+    began = time.monotonic()
+    assert reason(nodes, sandbox) == "FunctionCancelled"  # SIGTERM by somebody else
+    assert time.monotonic() - began < 5
+
+
+def test_started_anew_while_no_node_listens(nodes: DockerNodes) -> None:
+    node = nodes.start()
+    sandbox = nodes.create()
+    nodes.server.rest.running(sandbox)
+    node.kill()
+    nodes.api.kill(nodes.container(sandbox)["Id"], signal="SIGKILL")
+    nodes.api.wait(nodes.container(sandbox)["Id"])
+    nodes.api.start(nodes.container(sandbox)["Id"])
+    nodes.start()
     assert reason(nodes, sandbox) == "ProcessCrash"
 
 

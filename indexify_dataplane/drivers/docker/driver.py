@@ -28,8 +28,8 @@ from ..blocking import Cancelled
 from . import addresses, connection, names, output
 from .connection import MACHINES
 from .creation import DAEMON_PORT
+from .ends import Ends
 from .events import Events
-from .exit_status import exit_status, is_running
 from .failures import EXPECTED, OTHER, engine_call, failure, sentence_of, status_of
 from .firewall import Firewall
 from .freezer import Freezer
@@ -121,6 +121,7 @@ class DockerDriver:
         pulls = Pulls(client=client, timeout=self._pull_timeout)
         self.images = Images(client=client, engine=facts, pulls=pulls, cache=self.image_cache)
         grants = {each.runtime: Grants(facts=facts, runtime=each.runtime) for each in self._settings.values()}
+        self._ends = Ends(client=client, lives=self._lives)
         self._events = Events(
             client=client,
             since=facts.now,
@@ -301,8 +302,7 @@ class DockerDriver:
         found = self._inspected(handle)
         if found is None:
             return ExitStatus()
-        oom_told, told = self._lives.known_of_end(handle.id)
-        return exit_status(found["State"], oom_told=oom_told, told_by_others=handle.token is not None and not told)
+        return self._ends.status(handle.id, found["State"], ends_when_told=handle.token is not None)
 
     def _inspected(self, handle: Handle) -> Mapping[str, Any] | None:
         if not _IDENTITY.fullmatch(handle.id):
@@ -325,7 +325,7 @@ class DockerDriver:
             identity, state = str(each["Id"]), str(each.get("State", ""))
             alive = state in ("running", "paused", "restarting")
             if alive:
-                self._lives.alive(identity)
+                self._lives.listed(identity)
             networks = (each.get("NetworkSettings") or {}).get("Networks")
             ip = addresses.address(networks, self._networks.get(whose.kind))
             handle = self._place.handle(identity, whose.kind, whose.run, ip, whose.container_id)
@@ -362,7 +362,7 @@ class DockerDriver:
             raise PortRefused(f"port {DAEMON_PORT} belongs to the node")
         if not self.surely_runs(handle):
             found = self._inspected(handle)
-            if found is None or not is_running(found["State"]):
+            if found is None or self._ends.over(handle.id, found["State"]):
                 raise PortRefused(f"sandbox {handle.opaque or handle.id} does not run any more")
         return handle.ip, port
 

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from ..blocking import EVERYTHING, Cancelled
+from .ends import exit_code
 from .failures import EXPECTED, sentence_of
 
 log = Logger()
@@ -26,8 +27,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 class Events:
     """One listener. ``since`` is where to begin, in seconds on the engine's clock. ``image_changed`` is told of images,
-    ``heard`` whether the stream is open, ``ended`` of the action (``die``, ``oom``, ``destroy``) and the id of a
-    container before its id is yielded, ``created`` of the id and the labels of a new container."""
+    ``heard`` whether the stream is open, ``ended`` of the action (``die``, ``oom``, ``destroy``), the id of a
+    container, the time on the engine's clock and the exit code before its id is yielded, ``created`` of the id and the
+    labels of a new container."""
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Events:
         since: str,
         image_changed: Callable[[], None],
         heard: Callable[[bool], None],
-        ended: Callable[[str, str], None],
+        ended: Callable[[str, str, float, int | None], None],
         created: Callable[[str, Mapping[str, str]], None],
     ) -> None:
         self._client = client
@@ -86,7 +88,7 @@ class Events:
                 self._image_changed()
             elif action in ENDS:
                 identity = str(actor.get("ID") or event.get("id") or "")
-                self._ended(action, identity)
+                self._ended(action, identity, nanoseconds / 1e9 or float(event.get("time") or 0), exit_code(event))
                 yield identity
             elif action == CREATED:
                 self._created(str(actor.get("ID") or ""), actor.get("Attributes") or {})

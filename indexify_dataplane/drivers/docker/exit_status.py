@@ -1,14 +1,16 @@
-"""How a container ended, from the engine's ``State``."""
+"""How a container ended, from the engine's ``State`` or an exit code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from ...core.model import ExitStatus
 
 SIGNALLED = 128
 """An engine tells a death by signal n as exit code 128 + n, and cannot tell it from an exit with that code."""
+KILLED = 9
 
 
 def is_running(state: Mapping[str, Any]) -> bool:
@@ -16,21 +18,38 @@ def is_running(state: Mapping[str, Any]) -> bool:
     return bool(state.get("Running"))
 
 
-def exit_status(state: Mapping[str, Any], *, oom_told: bool = False, told_by_others: bool = False) -> ExitStatus | None:
-    """None while it runs. ``oom_told``: the engine's event stream told of an OOM kill in it. ``told_by_others``: it
-    ends with 0 only when it is told to, and this node has not told it.
+def finished_at(state: Mapping[str, Any]) -> float | None:
+    """When it last ended, in seconds on the engine's clock; None if it never has. A container that runs and has ended
+    before was started anew."""
+    try:
+        seconds = datetime.fromisoformat(str(state.get("FinishedAt") or "")).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds > 0 else None
 
-    The engine's OOM flag is set by any process of the container that was killed for memory, also one long before the
-    end; only an end by SIGKILL can have that cause.
+
+def exit_status(
+    state: Mapping[str, Any], *, oom: bool | None = None, told_by_others: bool = False
+) -> ExitStatus | None:
+    """None while it runs. ``oom``: whether the end came with an OOM kill; None takes the engine's flag, which any
+    process of the container sets that is killed for memory, also one long before the end. ``told_by_others``: it ends
+    with 0 only when it is told to, and this node has not told it.
     """
     if is_running(state):
         return None
     if state.get("Status") == "created":
         return ExitStatus()
-    code = int(state.get("ExitCode") or 0)
+    return status_of_code(
+        int(state.get("ExitCode") or 0),
+        oom=bool(state.get("OOMKilled")) if oom is None else oom,
+        told_by_others=told_by_others,
+    )
+
+
+def status_of_code(code: int, *, oom: bool, told_by_others: bool = False) -> ExitStatus:
+    """Only an end by SIGKILL can have lack of memory as its cause."""
     signal = code - SIGNALLED if SIGNALLED < code < SIGNALLED + 65 else None
     if code == 0 and told_by_others:
         # An operator's stop, or an engine that shuts down or comes back after a crash: both send SIGTERM.
         signal = 15
-    oom = (bool(state.get("OOMKilled")) or oom_told) and signal == 9
-    return ExitStatus(code=None if signal is not None else code, signal=signal, oom=oom)
+    return ExitStatus(code=None if signal is not None else code, signal=signal, oom=oom and signal == KILLED)
