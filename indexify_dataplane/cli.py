@@ -254,8 +254,9 @@ def _parser() -> argparse.ArgumentParser:
         ("sandbox-proxy", 9443, "the proxy for host names of sandboxes"),
     ):
         dev.add_argument(
-            f"--{name}-port", metavar="PORT", type=_port, default=port, help=f"{text} (default {port}, 0: a free one)"
-        )
+            f"--{name}-port", *(["--rest-port"] if name == "http" else []), metavar="PORT", type=_port, default=port,
+            help=f"{text} (default {port}, 0: a free one)",
+        )  # fmt: skip
 
     config = commands.add_parser("config", help="look at a configuration", allow_abbrev=False)
     whats = config.add_subparsers(dest="what", metavar="WHAT", required=True)

@@ -7,6 +7,7 @@ import stat
 
 from attrs import evolve, field, mutable
 
+from .config_containers import mount_target
 from .config_kinds import masked
 from .config_model import Config
 from .config_tree import Place, Problem
@@ -40,6 +41,7 @@ def check(config: Config, report: Report) -> Config:
     _isolation(config, report)
     _ports(config, report)
     _watermarks(config, report)
+    _binds(config, report)
     if config.http_proxy.shared_secret_file is not None and report.sound("http_proxy.shared_secret_file"):
         _readable("http_proxy.shared_secret_file", config.http_proxy.shared_secret_file, report)
     _telemetry(config, report)
@@ -167,6 +169,23 @@ def _watermarks(config: Config, report: Report) -> None:
         path = low if low in report.given else high
         got = cache.disk_low_percent if path == low else cache.disk_high_percent
         report.problem(path, f"{low} is above {high}", got=str(got), allowed="a low mark below the high one")
+
+
+def _binds(config: Config, report: Report) -> None:
+    """The engine refuses a container with two mounts at one place."""
+    for section in ("function_driver", "sandbox_driver"):
+        seen: dict[str, int] = {}
+        for number, bind in enumerate(getattr(getattr(config, section), "binds", ())):
+            path = f"{section}.binds[{number}]"
+            first = seen.setdefault(mount_target(bind), number) if report.sound(path) else number
+            if first != number:
+                report.problem(
+                    path,
+                    f"binds[{first}] is mounted at the same path of the container",
+                    report.given.get(path) or report.given.get(f"{section}.binds"),
+                    got=repr(bind),
+                    allowed="one mount for each path of the container",
+                )
 
 
 def _ports(config: Config, report: Report) -> None:

@@ -203,6 +203,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise Wrong("not an absolute path", "a path that begins with /")
+    return text
+
+
 def _server(text: str) -> str:
     allowed = "http://host[:port] or https://host[:port]"
     if not text.startswith(("http://", "https://")):
@@ -254,24 +260,6 @@ def _engine(text: str) -> str:
 def _host_port(text: str) -> str:
     split(text)
     return text
-
-
-def _bind(text: str) -> str:
-    parts = text.split(":")
-    if (
-        len(parts) not in (2, 3)
-        or not all(part.startswith("/") for part in parts[:2])
-        or parts[2:] not in ([], ["ro"], ["rw"])
-    ):
-        raise Wrong("not a bind mount", "/host/path:/container/path with an optional :ro or :rw")
-    return text
-
-
-def _capability(text: str) -> str:
-    name = text.upper().removeprefix("CAP_")
-    if not re.fullmatch(r"[A-Z][A-Z_]{0,40}", name):
-        raise Wrong("not a capability", "the name of a Linux capability, such as NET_RAW, or ALL")
-    return name
 
 
 def _host_entry(text: str) -> str:
@@ -328,14 +316,13 @@ BOOLEAN = Kind(
 TEXT = Kind("string", _text)
 NAME = Kind("string, not empty", _name)
 PATH = Kind("path", _path)
+ABSOLUTE = Kind("absolute path", _absolute, {"type": "string", "pattern": "^/"})
 PORT = integer(0, 65535)
 HOST = Kind("address to listen on", host)
 HOST_PORT = Kind("host:port", _host_port)
 SERVER = Kind("http:// or https:// address", _server, {"type": "string", "pattern": "^https?://"})
 COLLECTOR = Kind("http:// or https:// address", _collector, {"type": "string", "pattern": "^(https?://.*)?$"})
 ENGINE = Kind("engine address", _engine, {"type": "string", "pattern": "^(/|unix:///|tcp://|https?://)"})
-BIND = Kind("/host:/container[:ro]", _bind, {"type": "string", "pattern": "^/[^:]*:/[^:]*(:r[ow])?$"})
-CAPABILITY = Kind("capability", _capability, {"type": "string", "pattern": "^[A-Za-z_]+$"})
 HOST_ENTRY = Kind("name:address", _host_entry, {"type": "string", "pattern": "^[^:]+:.+$"})
 IPV4 = Kind("IPv4 address", _ipv4, {"type": "string", "pattern": "^[0-9.]+$"})
 NETMASK = Kind("IPv4 netmask", _netmask, {"type": "string", "pattern": "^[0-9.]+$"})

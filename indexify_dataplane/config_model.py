@@ -10,13 +10,13 @@ from typing import Literal
 import attrs
 from attrs import frozen
 
+from .config_containers import BIND, CAPABILITY, IMAGE
 from .config_key import Key as Key
 from .config_key import key
 from .config_key import keys as keys
 from .config_kinds import (
-    BIND,
+    ABSOLUTE,
     BOOLEAN,
-    CAPABILITY,
     COLLECTOR,
     ENGINE,
     FUNCTION,
@@ -116,9 +116,11 @@ class DockerDriver:
         ListOf(HOST_ENTRY), "Lines for the containers' hosts file; host-gateway is the engine's host.", (),
         example='["registry.internal:10.0.0.5"]',
     )  # fmt: skip
-    runsc_root: str = key(PATH, "State directory of runsc, for snapshots.", "/var/run/docker/runtime-runc/moby")
+    runsc_root: str = key(ABSOLUTE, "State directory of runsc, for snapshots.", "/var/run/docker/runtime-runc/moby")
     snapshot_local_dir: str = key(
-        PATH, "Scratch directory of snapshots; the engine has to see it at the same path.", "/tmp/indexify-snapshots"
+        ABSOLUTE,
+        "Scratch directory of snapshots; the engine has to see it at the same path.",
+        "/tmp/indexify-snapshots",
     )
 
 
@@ -158,7 +160,7 @@ DRIVER = Tagged(
 @frozen
 class ImageCache:
     pre_pull: tuple[str, ...] = key(
-        ListOf(NAME), "Images to have on every engine always; they are pulled at the start and never removed.", (),
+        ListOf(IMAGE), "Images to have on every engine always; they are pulled at the start and never removed.", (),
         example='["python:3.13-slim"]',
     )  # fmt: skip
     disk_high_percent: int = key(
@@ -327,7 +329,7 @@ class Config:
         derived="below state_dir", inactive="the container daemon is kept below state_dir",
     )  # fmt: skip
     default_function_image: str | None = key(
-        NAME,
+        IMAGE,
         "Image of containers that name none; fork_exec has no images.",
         None,
         example="registry.example.net/fe:3.11",

@@ -18,8 +18,9 @@ from twisted.python.usage import Options, UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane import __version__
-from indexify_dataplane.cli import NodeOptions, main
+from indexify_dataplane.cli import NodeOptions, _parser, main
 from indexify_dataplane.config import ConfigError, load
+from indexify_dataplane.devserver.__main__ import options as devserver_options
 
 
 class CommandLineCase(SynchronousTestCase):
@@ -62,6 +63,11 @@ class Usage(CommandLineCase):
             code, out, err = self.run_main(*argv)
             self.assertEqual((code, out), (2, ""), argv)
             self.assertIn("usage: indexify-dataplane", err, argv)
+
+    def test_the_port_for_clients_has_both_names(self) -> None:
+        for flag in ("--http-port", "--rest-port"):
+            self.assertEqual(devserver_options([flag, "18900"]).rest_port, 18900)
+            self.assertEqual(_parser().parse_args(["dev", flag, "18900"]).http_port, 18900)
 
     def test_a_broken_configuration_exits_with_1_and_lists_everything(self) -> None:
         path = self.file("http_proxy: {port: x}\nenv: ''")

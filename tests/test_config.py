@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane.config import Config, ConfigError, DockerDriver, FirecrackerDriver, ForkExecDriver, Loaded, load
+from indexify_dataplane.config_containers import GUEST_MOUNT
 from indexify_dataplane.config_kinds import masked
+from indexify_dataplane.guestbundle.bundle import MOUNT_POINT
 
 FIRECRACKER = (
     "sandbox_driver: {type: firecracker, kernel_image_path: /k, base_rootfs_image: /r, cni_network_name: n, "
@@ -73,6 +75,19 @@ BROKEN: tuple[tuple[str, str, str | None, tuple[str, ...]], ...] = (
     ("driver: {type: Docker}", "driver.type", "1:16", ("'Docker'",)),
     ("sandbox_driver: {type: docker, address: sock}", "sandbox_driver.address", "1:41", ("unix:///path",)),
     ("sandbox_driver: {type: docker, binds: [a:b]}", "sandbox_driver.binds[0]", "1:40", ("'a:b'", ":ro")),
+    ("sandbox_driver: {type: docker, binds: ['/x:/.indexify']}", "sandbox_driver.binds[0]", "1:40", ("/.indexify",)),
+    ("driver: {type: docker, binds: ['/x:/a/..//.indexify/y']}", "driver.binds[0]", None, ("mounted at /.indexify/y",)),
+    ("sandbox_driver: {type: docker, binds: ['/x:/']}", "sandbox_driver.binds[0]", "1:40", ("mounted at /",)),
+    (
+        "sandbox_driver: {type: docker, binds: ['/x:/a', '/y:/b/../a/:ro']}", "sandbox_driver.binds[1]", None,
+        ("binds[0]", "same path"),
+    ),
+    ("sandbox_driver: {type: docker, cap_drop: [FOO]}", "sandbox_driver.cap_drop[0]", "1:43", ("'FOO'", "NET_RAW")),
+    ("sandbox_driver: {type: docker, cap_add: [CAP_SYSADMIN]}", "sandbox_driver.cap_add[0]", None, ("mean SYS_ADMIN",)),
+    ("image_cache: {pre_pull: ['BAD//x']}", "image_cache.pre_pull[0]", "1:26", ("'BAD//x'", "lower case")),
+    ("default_function_image: My/Image", "default_function_image", "1:25", ("image reference",)),
+    ("driver: {type: docker, snapshot_local_dir: rel}", "driver.snapshot_local_dir", None, ("'rel'", "begins with /")),
+    ("sandbox_driver: {type: docker, runsc_root: rel}", "sandbox_driver.runsc_root", None, ("absolute",)),
     ("sandbox_driver: {type: firecracker}", "sandbox_driver.kernel_image_path", "1:17", ("mandatory key is missing",)),
     (f"{FIRECRACKER}, guest_netmask: 255.0.255.0}}", "sandbox_driver.guest_netmask", None, ("not a netmask",)),
     (f"{FIRECRACKER}, default_memory_mib: 64}}", "sandbox_driver.default_memory_mib", None, ("128 or more",)),
@@ -142,6 +157,24 @@ class BrokenConfigurations(FileCase):
                     self.assertTrue(line.endswith(f" at {name}:{place}"), line)
                 for words in says:
                     self.assertIn(words, line)
+
+    def test_what_an_order_for_a_container_may_hold(self) -> None:
+        self.assertEqual(GUEST_MOUNT, str(MOUNT_POINT))
+        images = ["a", "python:3.13-slim", "localhost:5000/a/b_c:T", "[::1]:5000/x", "ACME/x",
+                  f"x@sha256:{'0' * 64}", f"a__b--c.d/e:1@sha256:{'f' * 64}", f"sha256:{'a' * 64}"]  # fmt: skip
+        for image in images:
+            with self.subTest(image=image):
+                self.assertEqual(
+                    self.load(f"image_cache: {{pre_pull: ['{image}']}}").config.image_cache.pre_pull, (image,)
+                )
+        bad = ["", "/a", "a/", "a:", "Ab", "a//b", "a b", "http://a/b", "a_/b", "a@sha256:12", "a:-x", "a/B", "a" * 256]
+        for image in bad:
+            with self.subTest(image=image):
+                self.assertIn("image_cache.pre_pull[0]: ", self.refused(f"image_cache: {{pre_pull: ['{image}']}}")[0])
+        text = "sandbox_driver: {type: docker, cap_drop: [all], cap_add: [CAP_SYS_PTRACE, net_raw], binds: ['/:/a']}"
+        driver = self.load(text).config.sandbox_driver
+        assert isinstance(driver, DockerDriver)
+        self.assertEqual((driver.cap_drop, driver.cap_add), (("ALL",), ("SYS_PTRACE", "NET_RAW")))
 
     def test_everything_wrong_is_told_at_once(self) -> None:
         lines = self.refused(

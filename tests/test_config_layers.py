@@ -38,7 +38,7 @@ def other(key: Key, file: str) -> tuple[str, Any]:
         return ("no", False) if key.default is True or key.name == "enabled" else ("yes", True)
     texts = (
         "otlp", "31", "4097", "200", "/somewhere", ".suffix", "http://a.example:7", "host:7", "10.9.8.7", "255.255.0.0",
-        "a:b:c", "/a:/b", "words", "always", "name:10.0.0.1",
+        "a:b:c", "/a:/b", "words", "always", "name:10.0.0.1", "NET_RAW",
     )  # fmt: skip
     for text in texts:
         try:

@@ -19,7 +19,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--grpc-port", type=int, default=8901, help="for executors; 0 takes a free one")
-    parser.add_argument("--rest-port", type=int, default=8900, help="for clients; 0 takes a free one")
+    parser.add_argument("--rest-port", "--http-port", type=int, default=8900, help="for clients; 0 takes a free one")
     parser.add_argument("--sandbox-proxy-port", type=int, default=9443, help="for SDKs; 0 takes a free one, -1 none")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="host name REST answers to")
     parser.add_argument("--blob-dir", type=Path, help="directory for blobs (default: a temporary one)")
