@@ -34,6 +34,7 @@ from .perform.allocations import AllocationWork
 from .perform.containers import ContainerWork
 from .perform.executors import Executors
 from .perform.readiness import Timing
+from .perform.secrets import SecretProvider
 from .perform.snapshots import SnapshotWork
 from .reactor import Clock
 from .reconciliation import Decide, Reconciliation, Work
@@ -65,7 +66,8 @@ class Dataplane:
     """One node. ``open`` recovers it, ``connect`` begins to talk to the server, ``stop`` ends it in order.
 
     ``drivers`` makes the drivers and ``tracing`` the tracing for an executor id; a kind without a driver is not run
-    here. ``snapshot_blobs``: where snapshots go and come from; without them none are taken. ``identity`` gives the full
+    here. ``snapshot_blobs``: where snapshots go and come from; without them none are taken. ``secrets``: where their
+    values come from; without it containers start without theirs and a warning says so. ``identity`` gives the full
     sync without containers; ``died`` errbacks when a part that must live has ended.
     """
 
@@ -78,6 +80,7 @@ class Dataplane:
         daemons: Daemons,
         executors: Executors | None,
         snapshot_blobs: Blobs | None = None,
+        secrets: SecretProvider | None = None,
         transport: Transport,
         identity: Callable[[], pb.DataplaneStateFullSync],
         settings: Settings,
@@ -96,6 +99,7 @@ class Dataplane:
         self._daemons = daemons
         self._executors = executors
         self._snapshot_blobs = snapshot_blobs
+        self._secrets = secrets
         self._transport = transport
         self._identity = identity
         self._settings = settings
@@ -142,6 +146,7 @@ class Dataplane:
             timing=self._settings.timing,
             metrics=self._metrics,
             default_image=self._settings.default_image,
+            secrets=self._secrets,
             tracing=self.tracing,
         )
         self.reconciliation = Reconciliation(

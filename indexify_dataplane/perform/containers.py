@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
@@ -23,6 +24,7 @@ from ..reactor import Clock, sleep
 from ..tracing import Tracing
 from .executors import Executors, StartupFailed
 from .readiness import Readiness, Timing
+from .secrets import SecretProvider, variables
 from .snapshots import SnapshotWork
 
 log = Logger()
@@ -49,6 +51,7 @@ class ContainerWork:
         metrics: Metrics,
         default_image: str | None = None,
         tracing: Tracing | None = None,
+        secrets: SecretProvider | None = None,
     ) -> None:
         self.snapshots: SnapshotWork | None = None
         self._clock = clock
@@ -62,6 +65,7 @@ class ContainerWork:
         self._metrics = metrics
         self._default_image = default_image
         self._tracing = tracing or Tracing()
+        self._secrets = secrets
         self._cancellable: dict[int, Deferred[Any]] = {}
         self._locks: dict[str, DeferredLock] = {}
 
@@ -107,8 +111,11 @@ class ContainerWork:
                 driver = self.driver_of(handle)
             else:
                 driver = self._drivers[spec.kind]
+                order = self._order(effect)
+                secrets = await variables(self._secrets, self._executor_id, spec)
+                order = evolve(order, env={**order.env, **secrets})
                 with self._tracing.span("start_container", container_id=spec.id):
-                    handle = await driver.start(self._order(effect))
+                    handle = await driver.start(order)
         except (CancelledError, Exception) as error:
             return StartFailed(effect.container_id, effect.op, _reason(error), _text(error))
         try:
