@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -55,6 +57,7 @@ class CodeCache:
         self._metrics = metrics
         self._folder = Path(root) / "by_hash"
         self._limit_bytes = limit_bytes
+        self._keeps = True
         self._waiting: dict[str, list[Deferred[bytes]]] = {}
         self._loading: dict[str, Deferred[bytes]] = {}
 
@@ -111,36 +114,64 @@ class CodeCache:
 
     async def _download(self, path: Path, digest: str, payload: Payload) -> bytes:
         assert payload.uri is not None
-        try:
-            return await self._blobs.fetch(
-                payload.uri,
-                lambda pieces: _keep(pieces, path, digest, payload, self._limit_bytes),
-                payload.offset or 0,
+        code, problem = await self._blobs.fetch(
+            payload.uri,
+            lambda pieces: _verified_and_kept(pieces, path, digest, payload, self._limit_bytes),
+            payload.offset or 0,
+        )
+        if problem is None:
+            self._keeps = True
+        elif self._keeps:
+            self._keeps = False
+            log.warn(
+                "the cache of application code cannot be written; starts go on and download the code anew",
+                folder=str(self._folder),
+                error=problem,
             )
-        except OSError as error:
-            raise CodeError(f"application code cannot be kept in {self._folder}: {error}") from error
+        return code
 
 
 def _read_verified(path: Path, digest: str) -> bytes | None:
-    """The code in ``path`` if it is what its name says; a file that is not is removed."""
+    """The code in ``path`` if it is what its name says; whatever else is there is removed."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # Reading a pipe would never end.
+            _remove_damaged(path, "it is no file")
+            return None
         code = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         log.warn("cached application code cannot be read", path=str(path), error=str(error))
         return None
     if hashlib.sha256(code).hexdigest() != digest:
-        log.warn("cached application code is damaged and will be downloaded again", path=str(path))
-        path.unlink(missing_ok=True)
+        _remove_damaged(path, "its content is not what its name says")
         return None
-    with suppress(FileNotFoundError):  # Another node may have dropped it meanwhile.
+    with suppress(OSError):  # Dropped by another node meanwhile, or not ours to touch: the code is good all the same.
         os.utime(path)
     return code
 
 
-def _keep(pieces: Iterator[bytes], path: Path, digest: str, payload: Payload, limit_bytes: int) -> bytes:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _remove_damaged(path: Path, why: str) -> None:
+    log.warn("cached application code is damaged and will be downloaded again", path=str(path), error=why)
+    try:
+        _remove(path)
+    except OSError as error:
+        log.warn("damaged application code cannot be removed", path=str(path), error=str(error))
+
+
+def _remove(path: Path) -> None:
+    """File, link or folder; one that is gone already is fine. Raises OSError."""
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _verified_and_kept(
+    pieces: Iterator[bytes], path: Path, digest: str, payload: Payload, limit_bytes: int
+) -> tuple[bytes, str | None]:
+    """The code, and what keeps it from being cached, if anything. Raises CodeError for what was not announced."""
     code = bytearray()
     for piece in pieces:
         code += piece
@@ -152,15 +183,25 @@ def _keep(pieces: Iterator[bytes], path: Path, digest: str, payload: Payload, li
             f"the code at {payload.uri} has the SHA-256 {found} ({len(code)} bytes), announced were {digest}"
             f" ({payload.size} bytes)"
         )
+    problem = None
+    try:
+        _keep(code, path)
+        _drop_least_recent(path, limit_bytes)
+    except OSError as error:
+        problem = str(error)
+    return bytes(code), problem
+
+
+def _keep(code: bytearray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{uuid.uuid4().hex}.download")
     try:
         unfinished.write_bytes(code)
         unfinished.replace(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # What went wrong before is told.
+            unfinished.unlink(missing_ok=True)
         raise
-    _drop_least_recent(path, limit_bytes)
-    return bytes(code)
 
 
 def _drop_least_recent(kept: Path, limit_bytes: int) -> None:
@@ -168,17 +209,17 @@ def _drop_least_recent(kept: Path, limit_bytes: int) -> None:
     files: list[tuple[float, int, Path]] = []
     for path in kept.parent.iterdir():
         try:
-            status = path.stat()
+            status = path.lstat()
         except FileNotFoundError:
             continue
         if path.name.startswith("."):
             if time.time() - status.st_mtime > STALE_SECONDS:
-                path.unlink(missing_ok=True)
+                _remove(path)
             continue
         files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files, key=lambda each: (each[2] == kept, each[0])):
         if total <= limit_bytes or path == kept:
             break
-        path.unlink(missing_ok=True)
+        _remove(path)
         total -= size

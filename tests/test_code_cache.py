@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import TestCase
 
 from indexify_dataplane.blobs.base import BlobError
@@ -20,6 +25,22 @@ from indexify_dataplane.blobs.stores import Blobs
 from indexify_dataplane.code_cache import STALE_SECONDS, CodeCache, CodeError
 from indexify_dataplane.core.model import Payload
 from indexify_dataplane.metrics import Metrics
+
+FILE_LIMIT = 32 << 20
+"""More than the log of a whole test run, which the limit holds for as well."""
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Writing more into any file fails, as it does on a full disk (EFBIG instead of ENOSPC)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 class Held:
@@ -73,7 +94,7 @@ class Caching(TestCase):
         return Payload(uri=uri, size=len(code), sha256=hashlib.sha256(code).hexdigest())
 
     def files(self) -> list[Path]:
-        return sorted((self.folder / "cache/by_hash").iterdir())
+        return sorted((self.folder / "cache/by_hash").glob("*"))
 
     def count(self, name: str) -> float:
         return self.metrics.counter(name).value
@@ -92,6 +113,54 @@ class Caching(TestCase):
         self.files()[0].write_bytes(b"evil")
         self.assertEqual(await self.cache.load(payload), b"code")
         self.assertEqual(self.files()[0].read_bytes(), b"code")
+
+    async def test_whatever_else_is_in_the_place_of_a_file_is_replaced(self) -> None:
+        payload = self.payload(b"code")
+        place = self.folder / "cache/by_hash" / payload.sha256
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "kept").write_bytes(b"")
+
+        def folder() -> None:
+            (place / "deep").mkdir(parents=True)
+            (place / "deep/file").write_bytes(b"x")
+
+        for plant in (
+            folder,
+            lambda: place.symlink_to(elsewhere),
+            lambda: place.symlink_to(self.folder / "nowhere"),
+            lambda: os.mkfifo(place),
+        ):
+            plant()
+            self.assertEqual(await self.cache.load(payload), b"code")
+            self.assertEqual([path.name for path in self.files()], [payload.sha256])
+            self.assertFalse(place.is_symlink())
+            self.assertEqual(place.read_bytes(), b"code")
+            place.unlink()
+        self.assertTrue((elsewhere / "kept").exists())
+
+    async def test_a_cache_that_cannot_be_written_is_told_once_and_fails_no_start(self) -> None:
+        (self.folder / "cache").write_bytes(b"in the way")
+        one, two = self.payload(b"one", "1"), self.payload(b"two", "2")
+        with capturedLogs() as events:
+            self.assertEqual(await self.cache.load(one), b"one")
+            self.assertEqual(await self.cache.load(two), b"two")
+            self.assertEqual(await self.cache.load(one), b"one")
+        (warning,) = (each for each in events if each["log_level"] is LogLevel.warn)
+        self.assertIn(str(self.folder / "cache"), warning["folder"])
+        self.assertIn("Not a directory", warning["error"])
+        (self.folder / "cache").unlink()
+        await self.cache.load(one)
+        self.assertEqual(self.files()[0].read_bytes(), b"one")
+
+    async def test_code_on_a_full_disk_is_used_and_leaves_nothing_half_written(self) -> None:
+        code = bytes(FILE_LIMIT + 1)
+        payload = self.payload(code)
+        with file_size_limit(FILE_LIMIT):
+            self.assertTrue(await self.cache.load(payload) == code)
+        self.assertEqual(self.files(), [])
+        with self.assertRaises(CodeError):
+            await self.cache.load(evolve(payload, sha256="0" * 64))
 
     async def test_code_that_is_not_what_was_announced_is_refused_and_not_kept(self) -> None:
         for changed in ({"sha256": "0" * 64}, {"size": 3}):
