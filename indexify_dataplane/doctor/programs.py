@@ -69,7 +69,9 @@ def function_executor(config: Config) -> Iterator[Finding]:
     if found is None:
         yield warning(
             name,
-            f"{wanted} is not to be found in PATH",
+            f"{wanted} is no program on this host"
+            if os.path.dirname(wanted)
+            else f"{wanted} is not to be found in PATH",
             "install tensorlake beside the node and put its bin directory on the node's PATH, or set "
             "function_executor.fe_binary_path; without it functions fail to start",
         )

@@ -138,7 +138,10 @@ class Programs(Case):
 
     def test_the_function_executor_and_its_release(self) -> None:
         missing = self.config("function_executor: {fe_binary_path: /nowhere/function-executor}\n")
-        self.assertEqual(next(programs.function_executor(missing)).grade, Grade.WARNING)
+        found = next(programs.function_executor(missing))
+        self.assertEqual(
+            (found.grade, found.found), (Grade.WARNING, "/nowhere/function-executor is no program on this host")
+        )
         library = self.directory / "library" / "tensorlake-9.8.7.dist-info"
         library.mkdir(parents=True)
         (library / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorlake\nVersion: 9.8.7\n")

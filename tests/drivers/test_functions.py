@@ -93,6 +93,21 @@ class Functions(TestCase):
         self.assertIn("setsid, setpriv, function-executor", str(caught.exception))
         self.assertEqual(await driver.list_containers(), [])
 
+    async def test_a_missing_path_is_named_alone(self) -> None:
+        plain = os.path.join(self.place.state_dir, "plain")
+        with open(plain, "w"):
+            pass
+        for path, told in (
+            ("/nonexistent/fe", "no such program: /nonexistent/fe"),
+            ("bin/no-fe", f"no such program: bin/no-fe (seen from {os.getcwd()})"),
+            (plain, f"not an executable file: {plain}"),
+        ):
+            driver = await self.place.open(fe_binary_path=path)
+            with self.assertRaises(DriverError) as caught:
+                await driver.start(order("f", kind=Kind.FUNCTION))
+            self.assertTrue(str(caught.exception).endswith(told), caught.exception)
+            self.assertNotIn("PATH", str(caught.exception))
+
     async def test_one_that_ends_before_it_listens_tells_its_output(self) -> None:
         broken = self.script("broken", "import sys; print('no module named x'); sys.exit(4)")
         driver = await self.place.open(fe_binary_path=broken)

@@ -8,6 +8,7 @@ on it, tell the next node.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -158,6 +159,10 @@ class Functions:
         )
         found = {name: shutil.which(name, path=path) for name in ("setsid", "setpriv", command)}
         missing = [name for name, program in found.items() if program is None]
+        if command in missing and os.path.dirname(command):
+            wrong = "not an executable file" if os.path.exists(command) else "no such program"
+            seen_from = "" if os.path.isabs(command) else f" (seen from {os.getcwd()})"
+            raise DriverError(f"{wrong}: {command}{seen_from}")
         if missing:
             raise DriverError(f"no such program in PATH ({path}): {', '.join(missing)}")
         setsid, setpriv, executor = (str(program) for program in found.values())
