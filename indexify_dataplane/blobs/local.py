@@ -8,7 +8,9 @@ executors write is not, one by one.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -50,7 +52,10 @@ class LocalStore:
 
     def size(self, uri: str) -> int:
         with _explained("get_metadata", uri):
-            return os.stat(file_path(uri)).st_size
+            status = os.stat(file_path(uri))
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            return status.st_size
 
     def read(self, uri: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         with _explained("get", uri), open(file_path(uri), "rb") as file:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from attrs import frozen
 
 from .base import BlobError
 
 _LITERAL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
+
+_LONGEST_FILE_NAME = 255
+"""Bytes: NAME_MAX of Linux's file systems."""
+_LONGEST_S3_KEY = 1024
+"""Bytes, as S3's guide to object keys has it."""
 
 
 class BlobUriError(BlobError):
@@ -42,6 +49,23 @@ def s3_parts(uri: str) -> S3Uri:
     if not uri.startswith("s3://") or not bucket or not slash or not key:
         raise BlobUriError(f"{uri!r} is not s3://bucket/key")
     return S3Uri(bucket, key)
+
+
+def state_uri(prefix: str, key: str) -> str:
+    """Where a key of request state lies. Every key has a place of its own in every store: what a store cannot name (the
+    empty name among files, whatever is too long) gets a name that no escaped key is, since those have two hexadecimal
+    digits behind each ``%``."""
+    base = f"{prefix}/state/"
+    name = escape_key(key)
+    if scheme_of(base) == "file":
+        longest, unnamed = _LONGEST_FILE_NAME, not name
+    else:
+        longest, unnamed = _LONGEST_S3_KEY - len(s3_parts(base).key.encode(errors="surrogatepass")), False
+    if unnamed:
+        name = "%empty"
+    elif len(name) > longest:
+        name = "%sha256." + hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+    return base + name
 
 
 def escape_key(key: str) -> str:

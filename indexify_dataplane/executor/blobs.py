@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from ..blobs.base import BlobError
 from ..blobs.stores import Blobs
-from ..blobs.uri import escape_key
+from ..blobs.uri import state_uri
 from ..core.model import Allocation, AllocationSpec, Completed, Failed, FailureReason, Outcome, Payload
 from ..perform.executors import ignore
 from ..reactor import Clock
@@ -157,7 +157,7 @@ class AllocationBlobs:
         return f"{self._allocation.request_data_prefix}.{self._allocation.id}.output_{blob_id}"
 
     def _state_uri(self, key: str) -> str:
-        return f"{self._allocation.request_data_prefix}/state/{escape_key(key)}"
+        return state_uri(self._allocation.request_data_prefix, key)
 
     async def _begin(self, uri: str) -> _Upload:
         upload = _Upload(uri, await patiently(self._clock, QUICK_PAUSES, lambda: self._create(uri)))

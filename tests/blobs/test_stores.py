@@ -20,7 +20,7 @@ from indexify_dataplane.blobs.base import BlobError, BlobNotFound
 from indexify_dataplane.blobs.local import LocalStore
 from indexify_dataplane.blobs.s3 import S3Settings, S3Store
 from indexify_dataplane.blobs.stores import Blobs
-from indexify_dataplane.blobs.uri import BlobUriError, escape_key, file_path, s3_parts, scheme_of
+from indexify_dataplane.blobs.uri import BlobUriError, escape_key, file_path, s3_parts, scheme_of, state_uri
 from indexify_dataplane.metrics import Metrics
 from tests.blobs.moto_server import ENVIRONMENT, REGION, endpoint, new_bucket, set_environment
 from tests.contracts.blob_store import BlobStoreContract, get_range, put_part
@@ -43,6 +43,9 @@ class Local(BlobStoreContract, SynchronousTestCase):
 
     def test_an_unreadable_place_is_not_missing(self) -> None:
         os.makedirs(file_path(f"{self.base}/folder"))
+        with self.assertRaises(BlobError) as caught:
+            self.store.size(f"{self.base}/folder")
+        self.assertNotIsInstance(caught.exception, BlobNotFound)
         with self.assertRaises(BlobError) as caught:
             list(self.store.read(f"{self.base}/folder"))
         self.assertNotIsInstance(caught.exception, BlobNotFound)
@@ -199,6 +202,14 @@ class Uris(SynchronousTestCase):
         for wrong in ("s3://bucket", "s3://bucket/", "s3:///key", "file:///x"):
             self.assertRaises(BlobUriError, s3_parts, wrong)
         self.assertRaises(BlobUriError, scheme_of, "ftp://x/y")
+
+    def test_places_of_request_state_stay_what_they_were(self) -> None:
+        for base in ("file:///requests/r", "s3://bucket/r"):
+            for key, name in (("a", "a"), (".", "%2E"), ("..", "%2E."), ("a/b ", "a%2Fb%20"), ("n" * 255, "n" * 255)):
+                self.assertEqual(state_uri(base, key), f"{base}/state/{name}")
+        self.assertEqual(state_uri("s3://bucket/r", ""), "s3://bucket/r/state/")
+        self.assertEqual(state_uri("s3://bucket/r", "n" * 1016), f"s3://bucket/r/state/{'n' * 1016}")
+        self.assertRaises(BlobUriError, state_uri, "ftp://x", "a")
 
     @given(st.text(min_size=1))
     def test_escaped_keys_are_one_component_and_differ(self, key: str) -> None:

@@ -10,6 +10,7 @@ from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 from indexify_dataplane.blobs.base import BlobError, BlobNotFound, BlobStore, OpenUpload
+from indexify_dataplane.blobs.uri import state_uri
 
 MIB = 1024 * 1024
 
@@ -120,6 +121,23 @@ class BlobStoreContract:
             upload_id, etags = self.upload(uri, value)
             self.store.complete_upload(uri, upload_id, etags)
         self.assertEqual(self.read(uri), b"short")
+
+    def test_request_state_has_a_place_for_every_key(self) -> None:
+        long = "n" * 2000
+        keys = ("", ".", "..", "...", "/", "a/b", "a", "%", "%empty", "ключ" * 30, "n" * 255, long, f"{long}2", "\0")
+        uris = {key: state_uri(f"{self.base}/request", key) for key in keys}
+        self.assertEqual(len(set(uris.values())), len(keys))
+        for uri in uris.values():
+            self.assertRaises(BlobNotFound, self.store.size, uri)
+        for key, uri in uris.items():
+            upload_id, etags = self.upload(uri, key.encode())
+            self.store.complete_upload(uri, upload_id, etags)
+        for key, uri in uris.items():
+            value = key.encode()
+            self.assertEqual(self.store.size(uri), len(value))
+            self.assertEqual(self.read(uri), value)
+            if value:
+                self.assertEqual(get_range(self.store.read_url(uri, 60), 0, 5), value[:5])
 
     def test_completing_again_is_no_error(self) -> None:
         uri = f"{self.base}/again"
