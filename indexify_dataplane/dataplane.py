@@ -36,8 +36,9 @@ from .perform.executors import Executors
 from .perform.readiness import Timing
 from .perform.secrets import SecretProvider
 from .perform.snapshots import SnapshotWork
+from .perform.work import Work
 from .reactor import Clock
-from .reconciliation import Decide, Reconciliation, Work
+from .reconciliation import Decide, Reconciliation
 from .routing import NodeRoutes
 from .store import DROP_REPORT, Change, Store
 from .tracing import Tracing
@@ -109,7 +110,7 @@ class Dataplane:
         self._make_tracing = tracing
         self.tracing = Tracing()
         self._decide = decide
-        self.outbox = outbox or Outbox()
+        self.outbox = Outbox() if outbox is None else outbox  # an empty one is false
         self.session = session or Session()
         self.died: Deferred[None] = Deferred()
         self._draining = False

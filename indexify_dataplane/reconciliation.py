@@ -5,9 +5,9 @@ turn of the reactor and committed in one transaction; what it wants done, and ev
 event is durable, waits for that commit.
 
 Interleaving: while a commit is on its way further events are stepped and collected; their batch is committed next.
-So effects are performed in the order of the events that wanted them. If a commit fails, the batch is kept and tried
-again: nothing is performed or acknowledged that is not written, and ``accepting`` says that no new commands are
-wanted meanwhile.
+So effects are performed in the order of the events that wanted them, but for those in ``UNSTORED``. If a commit fails,
+the batch is kept and tried again: nothing is performed or acknowledged that is not written, and ``accepting`` says that
+no new commands are wanted meanwhile.
 """
 
 from __future__ import annotations
@@ -60,10 +60,8 @@ from .core.outbox import Outbox, ReportKind
 from .core.step import step
 from .logs import bound
 from .metrics import Metrics
-from .perform.allocations import AllocationWork
-from .perform.containers import ContainerWork
-from .perform.snapshots import SnapshotWork
 from .perform.watch import Watches
+from .perform.work import Work
 from .reactor import Clock
 from .records import encode_allocation, encode_container
 from .store import (
@@ -82,6 +80,10 @@ from .store import (
 
 log = Logger()
 
+UNSTORED = (Run, Finalize)
+"""Done at once when an event wants nothing more than these and its allocation's row: that was stored when it was
+accepted, a crash fails it from then on whether they were done or not, and each commit would only cost time."""
+
 Transition = Callable[[Node, Event, Node, float], None]
 Decide = Callable[[Node, Event, float], tuple[Node, tuple[Effect, ...]]]
 
@@ -94,20 +96,6 @@ class Batch:
     reports: list[tuple[Report, ReportKind, bytes]] = field(factory=list)
     effects: list[WorldEffect] = field(factory=list)
     waiting: list[Deferred[None]] = field(factory=list)
-
-
-@define
-class Work:
-    """The hands: who performs which effect."""
-
-    containers: ContainerWork
-    allocations: AllocationWork | None
-    snapshots: SnapshotWork | None = None
-
-    def taking(self) -> SnapshotWork:
-        if self.snapshots is None:
-            raise RuntimeError("a snapshot on a node that takes none")
-        return self.snapshots
 
 
 class Reconciliation(Service):
@@ -179,7 +167,11 @@ class Reconciliation(Service):
             self.node, effects = self._decide(before, event, now)
             for observe in self._observers:
                 observe(before, event, self.node, now)
-            self._collect(effects)
+            if self.work is not None and all(isinstance(effect, (*UNSTORED, SaveAllocation)) for effect in effects):
+                self._collect(effect for effect in effects if isinstance(effect, SaveAllocation))
+                self._hand_out(effect for effect in effects if isinstance(effect, UNSTORED))
+            else:
+                self._collect(effects)
         except Exception:
             self._die(Failure())
             raise
@@ -283,13 +275,16 @@ class Reconciliation(Service):
         if batch.reports:
             self.woken()
         if not self._stopping:
-            for effect in batch.effects:
-                # Whatever is logged while the effect is performed tells the story of this container or allocation.
-                with bound(**story(effect)):
-                    self._do(effect)
+            self._hand_out(batch.effects)
         for waiting in batch.waiting:
             if not waiting.called:
                 waiting.callback(None)
+
+    def _hand_out(self, effects: Iterable[Any]) -> None:
+        for effect in effects:
+            # Whatever is logged while the effect is performed tells the story of this container or allocation.
+            with bound(**story(effect)):
+                self._do(effect)
 
     def _do(self, effect: WorldEffect) -> None:
         work = self.work
@@ -383,16 +378,12 @@ class Reconciliation(Service):
         cancelled = [work for work in self._in_flight if work not in self._abandoned]
         for work in cancelled:
             work.cancel()
+        if not self._committing and self._timer is not None:
+            self._timer.cancel()
+            self._flush()
         if self._committing:
             self._idle.append(Deferred())
             cancelled.append(self._idle[-1])
-        elif self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._flush()
-            if self._committing:
-                self._idle.append(Deferred())
-                cancelled.append(self._idle[-1])
         return DeferredList(cancelled, consumeErrors=True)
 
 

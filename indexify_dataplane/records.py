@@ -126,6 +126,8 @@ def _shift(value: float | None, offset: float) -> float | None:
 def _fields(state: State, offset: float) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for attribute in attrs.fields(type(state)):
+        if attribute.metadata == model.NOT_STORED:
+            continue
         value = getattr(state, attribute.name)
         if attribute.name in _TIMES:
             value = _shift(value, offset)

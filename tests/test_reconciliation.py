@@ -15,7 +15,8 @@ from indexify_dataplane.core.events import AddContainer, Commanded, Due, RemoveC
 from indexify_dataplane.core.node import Node, Rules
 from indexify_dataplane.core.outbox import Outbox
 from indexify_dataplane.metrics import Metrics
-from indexify_dataplane.reconciliation import Reconciliation, Work
+from indexify_dataplane.perform.work import Work
+from indexify_dataplane.reconciliation import Reconciliation
 from indexify_dataplane.store import StoreError
 from tests.core.build import BOTH, sandbox
 

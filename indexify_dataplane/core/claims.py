@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from . import containers
+from . import containers, snapshots
 from .effects import Conform, Watch
 from .events import Conformed, ConformFailed, Due
 from .model import Container, ContainerStarted, Handle, Kind, Running, SandboxSpec, Starting, TerminationReason
@@ -103,6 +103,7 @@ def conformed(turn: Turn, event: Conformed) -> None:
         turn.do(Watch(container.id, container.spec, state.handle))
     if container.state.claiming:
         turn.report(ContainerStarted(container.id))
+        snapshots.claimed(turn, container.id)
 
 
 def conform_failed(turn: Turn, event: ConformFailed) -> None:

@@ -139,6 +139,7 @@ def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
             if container.spec.kind is Kind.FUNCTION:
                 kill(turn, container, handle, reason)
                 return
+            _refuse_ordered(turn, container)
             kill_at = turn.now + turn.node.rules.stop_grace
             turn.put(evolve(container, state=Stopping(handle, reason, kill_at)))
             turn.do(Terminate(container.id, handle))
@@ -150,11 +151,18 @@ def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
             kill(turn, container, handle, reason, SnapshotFailed(container.id, snapshot_id, message))
 
 
+def _refuse_ordered(turn: Turn, container: Container) -> None:
+    """It ends before the claim that a snapshot waits for is carried out."""
+    if isinstance(container.state, Running) and container.state.ordered is not None:
+        turn.answer(SnapshotFailed(container.id, container.state.ordered[0], "container not in running state"))
+
+
 def kill(
     turn: Turn, container: Container, handle: Handle, reason: TerminationReason, answer: SnapshotAnswer | None = None
 ) -> None:
     """End its whole tree. Also for one that is dead by itself: only then is all that it held released. ``answer`` is
     reported after its end."""
+    _refuse_ordered(turn, container)
     op = turn.next_op()
     turn.put(evolve(container, state=Killing(handle, reason, answer=answer), op=op))
     turn.do(Unwatch(container.id))

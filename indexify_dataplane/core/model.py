@@ -39,6 +39,9 @@ from .spec import (
     TerminationReason as TerminationReason,
 )
 
+NOT_STORED = {"stored": False}
+"""Metadata of a field that the records leave out."""
+
 
 @frozen
 class Handle:
@@ -91,13 +94,15 @@ class Running:
     """Usable: the process is up and answered that it is healthy.
 
     ``frozen``: a warm container that rests, or is being put to rest. ``claiming``: its claim is being carried out; it
-    is reported and routed to when its network policy is in force and it is awake.
+    is reported and routed to when its network policy is in force and it is awake. ``ordered``: id and place of a
+    snapshot that waits for its claim; not stored, as the server repeats what it has no answer to.
     """
 
     handle: Handle
     since: float
     frozen: bool = False
     claiming: bool = False
+    ordered: tuple[str, str] | None = field(default=None, metadata=NOT_STORED)
 
 
 @frozen

@@ -45,9 +45,13 @@ def order(turn: Turn, command: SnapshotContainer) -> None:
         turn.answer(SnapshotFailed(command.container_id, command.snapshot_id, "container not found"))
     else:
         match container.state:
-            case Running(claiming=True):
-                # Its claim is not answered yet, so nobody can know that it runs.
-                turn.answer(SnapshotFailed(container.id, command.snapshot_id, "container not in running state"))
+            case Running(claiming=True, ordered=None) as claiming if _possible(turn, container):
+                # To the server a claimed sandbox runs at once, so this may come right behind its claim.
+                waits = evolve(claiming, ordered=(command.snapshot_id, command.upload_uri))
+                turn.put(evolve(container, state=waits))
+            case Running(claiming=True, ordered=other) if other is not None:
+                message = "another snapshot of the container is being taken"
+                turn.answer(SnapshotFailed(container.id, command.snapshot_id, message))
             case Running(handle, since) if _possible(turn, container):
                 state = Snapshotting(handle, since, turn.now, command.snapshot_id, command.upload_uri)
                 _take(turn, evolve(container, state=state, stop_by=None))
@@ -60,12 +64,21 @@ def order(turn: Turn, command: SnapshotContainer) -> None:
                 turn.answer(SnapshotFailed(container.id, command.snapshot_id, "container not in running state"))
 
 
+def claimed(turn: Turn, container_id: str) -> None:
+    """The claim of a sandbox is carried out: take the snapshot that waited for it."""
+    container = turn.node.containers[container_id]
+    if isinstance(container.state, Running) and container.state.ordered is not None:
+        snapshot_id, upload_uri = container.state.ordered
+        turn.put(evolve(container, state=evolve(container.state, ordered=None)))
+        order(turn, SnapshotContainer(container_id, snapshot_id, upload_uri))
+
+
 def _is_repeat(turn: Turn, container: Container | None, command: SnapshotContainer) -> bool:
     """Whether the order is known; then its answer is, or will be, in the outbox."""
     snapshot_id = command.snapshot_id
     state = container.state if container is not None else None
     match state:
-        case Snapshotting(snapshot_id=under_way):
+        case Snapshotting(snapshot_id=under_way) | Running(ordered=(under_way, _)):
             if under_way == snapshot_id:
                 return True
         case Killing(answer=answer):

@@ -168,12 +168,15 @@ class Registration:
             self._fleet.touch(container)
 
     def _settle_lost(self, executor: Executor) -> None:
-        """After a first registration: sandboxes and allocations that point here without a container are over; so are
-        those whose claim of a warm one the executor has never heard of."""
+        """After a first registration: sandboxes and allocations that point here without a container are over. A claim
+        of a warm one that the executor has never heard of is ordered again."""
         for sandbox in list(self._world.sandboxes.values()):
+            if sandbox.executor_id != executor.id or sandbox.status == "terminated":
+                continue
             container = self._world.containers.get(sandbox.container_id or "")
-            lost = container is None or container.sandbox_id != sandbox.id
-            if sandbox.executor_id == executor.id and sandbox.status != "terminated" and lost:
+            if container is not None and container.lives and container.sandbox_id is None:
+                self._sandboxes.claim(sandbox, container)
+            elif container is None or container.sandbox_id != sandbox.id:
                 self._sandboxes.end(sandbox, "Failure(ContainerTerminated(Unknown))")
         for request in list(self._world.requests.values()):
             for allocation in list(request.allocations.values()):

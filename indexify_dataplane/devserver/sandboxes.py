@@ -208,7 +208,7 @@ class Sandboxes:
             siblings = self._fleet.members(pool.namespace, pool.id)
             warm = [c for c in siblings if c.sandbox_id is None and self._fleet.known(c.executor_id)]
             if warm:
-                self._claim(sandbox, min(warm, key=lambda c: (c.state != "running", c.created_at_clock)))
+                self.claim(sandbox, min(warm, key=lambda c: (c.state != "running", c.created_at_clock)))
                 return None
             if pool.max_containers is not None and len(siblings) >= pool.max_containers:
                 return "pool_at_capacity"
@@ -221,7 +221,8 @@ class Sandboxes:
         self._assign(sandbox, self._fleet.place(executor, description))
         return None
 
-    def _claim(self, sandbox: Sandbox, container: Container) -> None:
+    def claim(self, sandbox: Sandbox, container: Container) -> None:
+        """Give the sandbox a warm container."""
         container.description.sandbox_metadata.CopyFrom(metadata(sandbox.spec, sandbox.id))
         self._assign(sandbox, container)
         self._fleet.touch(container, sandbox_changed=True)

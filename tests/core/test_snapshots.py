@@ -10,10 +10,12 @@ from indexify_dataplane.core import effects as fx
 from indexify_dataplane.core import events as ev
 from indexify_dataplane.core.model import (
     Container,
+    ContainerStarted,
     ContainerTerminated,
     ExitStatus,
     Killing,
     Kind,
+    NetworkPolicy,
     Running,
     SandboxSpec,
     SnapshotCompleted,
@@ -149,6 +151,56 @@ class Refused(SynchronousTestCase):
         play.running(function())
         play.command(evolve(ORDER, container_id="fn"))
         self.assertEqual(play.reports, [SnapshotFailed("fn", "s1", "snapshots not configured on this dataplane")])
+
+
+class RightBehindAClaim(SynchronousTestCase):
+    """To the server a claimed sandbox runs at once, so an order may come before the claim is carried out."""
+
+    def setUp(self) -> None:
+        drivers = DRIVERS.set(Kind.SANDBOX, evolve(DRIVERS[Kind.SANDBOX], enforces_policies=True))
+        self.play = Snapshot(drivers=drivers)
+        warm = evolve(sandbox("warm", claimed=False), pool_id="pool")
+        self.play.running(warm)
+        claimed = evolve(warm.sandbox, sandbox_id="claimed", network_policy=NetworkPolicy(allow_internet=False))
+        self.play.command(ev.UpdateContainer("warm", claimed))
+        self.order = evolve(ORDER, container_id="warm")
+        self.play.command(self.order)
+
+    def conformed(self) -> None:
+        self.play(ev.Conformed("warm", self.play.node.containers["warm"].op, False))
+
+    def test_it_waits_for_the_claim(self) -> None:
+        self.play.command(self.order)
+        self.assertEqual((self.play.reports, self.play.of(fx.TakeSnapshot)), ([], []))
+        self.conformed()
+        self.assertEqual(self.play.reports, [ContainerStarted("warm")])
+        self.assertIsInstance(self.play.node.containers["warm"].state, Snapshotting)
+        self.assertEqual(len(self.play.of(fx.TakeSnapshot)), 1)
+
+    def test_a_second_one_is_refused(self) -> None:
+        self.play.command(evolve(self.order, snapshot_id="s2"))
+        self.assertEqual(
+            self.play.reports, [SnapshotFailed("warm", "s2", "another snapshot of the container is being taken")]
+        )
+
+    def test_a_sandbox_that_ends_before_answers_it_once(self) -> None:
+        refused = SnapshotFailed("warm", "s1", "container not in running state")
+        self.play.command(ev.RemoveContainer("warm"))
+        self.assertEqual(self.play.reports, [refused])
+        self.conformed()
+        self.play(ev.Exited("warm", handle("warm").id, ExitStatus(code=0)))
+        self.assertNotIn(refused, self.play.reports)
+        self.assertEqual(self.play.of(fx.TakeSnapshot), [])
+
+    def test_a_claim_that_fails_answers_it(self) -> None:
+        self.play(ev.ConformFailed("warm", self.play.node.containers["warm"].op, "no rules"))
+        self.assertIn(SnapshotFailed("warm", "s1", "container not in running state"), self.play.reports)
+
+    def test_the_next_life_waits_for_the_servers_repeat(self) -> None:
+        container = self.play.node.containers["warm"]
+        again = decode_container(encode_container(container, 0.0), 0.0)
+        assert isinstance(container.state, Running)
+        self.assertEqual(again, evolve(container, state=evolve(container.state, ordered=None)))
 
 
 class Failed(SynchronousTestCase):

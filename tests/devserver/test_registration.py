@@ -133,6 +133,24 @@ class ReconciliationTests(Case):
         self.peer.register()
         self.assertEqual((sandbox.status, self.peer.take()), ("terminated", []))
 
+    def test_a_claim_that_was_lost_with_the_servers_memory_is_ordered_again(self) -> None:
+        self.peer.register()
+        pool = self.engine.sandboxes.create_pool("default", {"image": "busybox", "warm_containers": 1})
+        [added] = self.peer.take()
+        warm = added.add_container.container
+        self.peer.beat(started(warm.id))
+        sandbox = self.engine.sandboxes.create_from_pool("default", pool.id)
+        self.assertEqual(sandbox.container_id, warm.id)
+        self.engine.restart(durable=True)
+        self.peer.register(state(warm, "running"))
+        told = [
+            each.sandbox_metadata.sandbox_id
+            for command in self.peer.take()
+            for each in (command.add_container.container, command.update_container_description)
+            if warm.id in (getattr(each, "id", ""), getattr(each, "container_id", ""))
+        ]
+        self.assertEqual((sandbox.status, set(told)), ("running", {sandbox.id}))
+
     def test_unusable_entries_are_skipped(self) -> None:
         self.peer.register()
         sandbox = self.running_sandbox()
