@@ -16,6 +16,9 @@ SCALAR: Mapping[str, Any] = {"type": ["string", "number", "boolean"]}
 
 _HOST = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?$")
 _NUMBER = re.compile(r"0x[0-9a-fA-F_]*[0-9a-fA-F]|0o[0-7_]*[0-7]|0b[01_]*[01]|[0-9]([0-9_]*[0-9])?")
+_REGION = re.compile(r"(?![0-9]+$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+"""A label of a host name, which is what clients of AWS make of it; other stores have free names for theirs."""
+_TOKEN = r"[^:*\s]([^:*]*[^:*\s])?"
 _TRUE = ("true", "yes", "on", "y")
 _FALSE = ("false", "no", "off", "n")
 _USER = re.compile(r"(?<=//)[^/@?#]*@")
@@ -300,11 +303,20 @@ def _suffix(text: str) -> str:
 
 def _function(text: str) -> str:
     tokens = text.split(":")
+    allowed = "namespace:application:function or namespace:application:function:version"
     if len(tokens) not in (3, 4) or not all(tokens) or not text.isprintable():
-        raise Wrong(
-            "malformed, and skipping it would allow other functions",
-            "namespace:application:function or namespace:application:function:version",
-        )
+        raise Wrong("malformed, and skipping it would allow other functions", allowed)
+    literally = f"{allowed}, names as they are: no spaces around them, no * (without version: any version)"
+    if any(token != token.strip() for token in tokens):
+        raise Wrong("a space around a name belongs to no function's name, so this allows none", literally)
+    if "*" in text:
+        raise Wrong("* stands for itself here, so this allows no function", literally)
+    return text
+
+
+def _region(text: str) -> str:
+    if not _REGION.fullmatch(text):
+        raise Wrong("not a region", "1 to 63 letters, digits and inner hyphens, not digits alone, such as eu-central-1")
     return text
 
 
@@ -327,6 +339,9 @@ HOST_ENTRY = Kind("name:address", _host_entry, {"type": "string", "pattern": "^[
 IPV4 = Kind("IPv4 address", _ipv4, {"type": "string", "pattern": "^[0-9.]+$"})
 NETMASK = Kind("IPv4 netmask", _netmask, {"type": "string", "pattern": "^[0-9.]+$"})
 SUFFIX = Kind("host name suffix", _suffix, {"type": "string", "pattern": "^\\."})
+REGION = Kind("region", _region, {"type": "string", "pattern": f"^{_REGION.pattern}$"})
 FUNCTION = Kind(
-    "namespace:application:function[:version]", _function, {"type": "string", "pattern": "^[^:]+:[^:]+:[^:]+(:[^:]+)?$"}
+    "namespace:application:function[:version]",
+    _function,
+    {"type": "string", "pattern": f"^{_TOKEN}:{_TOKEN}:{_TOKEN}(:{_TOKEN})?$"},
 )

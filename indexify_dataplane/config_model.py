@@ -28,6 +28,7 @@ from .config_kinds import (
     NETMASK,
     PATH,
     PORT,
+    REGION,
     SERVER,
     SUFFIX,
     TEXT,
@@ -203,7 +204,7 @@ class FunctionExecutor:
 @frozen
 class S3:
     region: str | None = key(
-        NAME, "Region of all buckets.", None, example="eu-central-1",
+        REGION, "Region of all buckets.", None, example="eu-central-1",
         derived="asked of each bucket; with an endpoint, the region of the AWS environment",
     )  # fmt: skip
     endpoint: str | None = key(
