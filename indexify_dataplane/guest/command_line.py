@@ -20,6 +20,7 @@ Runs as the first process of a sandbox: starts COMMAND, serves gRPC and an HTTP 
                               (else the variable INDEXIFY_SANDBOX_TOKEN)
   --held                      start nothing and open no HTTP API before POST /api/v1/go on the gRPC port
   --image-user USER[:GROUP]   the user that processes run as unless a request names another
+  --remove PATH               a file to remove before anything else; one that is not there is no error
   --help                      this text
 
 INDEXIFY_DAEMON_LOG sets the level of the daemon's own log: debug, info (default), warn, error.
@@ -45,6 +46,7 @@ class Options:
     token: bytes | None = None
     held: bool = False
     image_user: str | None = None
+    remove: str | None = None
     entrypoint: tuple[str, ...] = ()
     log_level: str = "info"
     help: bool = False
@@ -84,6 +86,7 @@ def parse(arguments: list[str], environment: dict[str, str]) -> Options:
         token=_token(values.get("--token-file"), environment),
         held=held,
         image_user=values.get("--image-user") or None,
+        remove=values.get("--remove"),
         entrypoint=entrypoint,
         log_level=environment.get("INDEXIFY_DAEMON_LOG", "info"),
     )
@@ -99,6 +102,7 @@ _VALUED = frozenset(
         "--shutdown-timeout-secs",
         "--token-file",
         "--image-user",
+        "--remove",
     }
 )
 

@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> int:
     if options.help:
         sys.stdout.write(command_line.USAGE)
         return 0
+    if options.remove is not None:
+        remove(options.remove)
     try:
         ports = Ports(options)
         identity = image_identity(options.image_user)
@@ -63,6 +65,16 @@ def main(arguments: list[str]) -> int:
     raise_descriptor_limit()
     with asyncio.Runner() as runner:
         return runner.run(serve(options, ports, identity))
+
+
+def remove(path: str) -> None:
+    """Remove what had to be there for the sandbox to start. If it cannot be removed that is said, and nothing more."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _say(f"--remove {path}: {error.strerror}", 0)
 
 
 def image_identity(image_user: str | None) -> Identity | None:

@@ -72,6 +72,19 @@ class DaemonLife(DaemonContract):
         self.assertEqual(len(Api(daemon.http, allowed).call("GET", "/processes").json["processes"]), 1)
         self.assertEqual(control.call("GET", "/processes", headers=allowed).status, 404)
 
+    def test_a_file_is_removed_before_anything_runs(self) -> None:
+        file, other = self.fresh(), self.fresh()
+        self.api.output("touch", file, other)
+        daemon = self.place.start("--remove", file, "--", "sh", "-c", f"ls {file}; ls {other}; echo end")
+        eventually(lambda: "end" in daemon.logs()[0], "the entrypoint's output")
+        self.assertEqual(daemon.logs()[0].splitlines(), [other, "end"])
+        again = self.place.start(f"--remove={file}")
+        self.assertEqual(Api(again.http).call("GET", "/health").status, 200)
+        self.assertNotIn("--remove", again.logs()[1])
+        refused = self.place.start("--remove=/proc")
+        self.assertEqual(Api(refused.http).call("GET", "/health").status, 200)
+        self.assertIn("--remove /proc: ", refused.logs()[1])
+
     def test_held_daemon_ends_without_a_go(self) -> None:
         daemon = self.place.start("--held", "--", "touch", self.fresh())
         stub(daemon).Health(pb.HealthRequest(), timeout=DEADLINE)

@@ -21,7 +21,7 @@ from indexify_dataplane.core.model import ExitStatus, Kind, Resources
 from indexify_dataplane.core.model import TerminationReason as Reason
 from indexify_dataplane.drivers.base import DriverError, ImageError, StartOrder
 from indexify_dataplane.drivers.blocking import Cancelled
-from indexify_dataplane.drivers.docker import addresses, creation, failures, names, output
+from indexify_dataplane.drivers.docker import addresses, creation, failures, names, output, placeholder
 from indexify_dataplane.drivers.docker.connection import EngineFacts
 from indexify_dataplane.drivers.docker.credentials import credentials, registry_of
 from indexify_dataplane.drivers.docker.exit_status import exit_status
@@ -104,6 +104,16 @@ class Bodies(SynchronousTestCase):
         self.assertNotIn("LD_PRELOAD=/evil.so", made["Env"])
         self.assertEqual(made["HostConfig"]["Binds"], ["/srv:/srv:ro", "/bundles/b:/.indexify:ro"])
         self.assertNotIn("--", body(order())["Cmd"])
+
+    def test_gvisor_finds_a_file_in_tmp_that_the_daemon_removes(self) -> None:
+        path = placeholder.path_for(Kind.SANDBOX, "runsc", "a1b2")
+        self.assertEqual(path, "/tmp/.indexify-a1b2")
+        command = body(order(argv=("sh",)), placeholder=path)["Cmd"]
+        self.assertEqual(command[command.index("--remove") + 1 :], [path, "--", "sh"])
+        self.assertNotIn("--remove", body(order())["Cmd"])
+        self.assertIsNone(placeholder.path_for(Kind.FUNCTION, "runsc", "a1b2"))
+        for other in (None, "", "runc", "kata"):
+            self.assertIsNone(placeholder.path_for(Kind.SANDBOX, other, "a1b2"))
 
     def test_capabilities(self) -> None:
         self.assertEqual(body(order())["HostConfig"]["CapDrop"], ["NET_RAW", "MKNOD", "AUDIT_WRITE"])

@@ -144,6 +144,73 @@ def test_the_file_tree_is_identical(nodes: DockerNodes) -> None:
     assert not [each for each in node.events() if "attributes" in each.get("message", "")]
 
 
+def said(nodes: DockerNodes, sandbox: str, script: str) -> list[str]:
+    """What a shell inside of the sandbox prints; the daemon starts it and keeps its output."""
+    assert nodes.node is not None
+    headers = {"Tensorlake-Sandbox-Id": sandbox}
+    path = f"/api/v1/processes/{nodes.run(sandbox, '/bin/sh', '-c', script)['pid']}"
+    proxy = nodes.node.proxy
+    ended = until(
+        f"the end of {script!r}",
+        lambda: found if (found := proxy.get(path, headers=headers))["status"] != "running" else None,
+    )
+    assert ended["exit_code"] == 0, (ended, proxy.get(f"{path}/stderr", headers=headers))
+    return list(proxy.get(f"{path}/stdout", headers=headers)["lines"])
+
+
+SHOWN = "cd /; for d in /tmp /kept; do stat -c '%n %a %u' $d; done; find /tmp /kept | sort; cat $(find /tmp -type f)"
+
+
+def test_what_is_written_from_inside_comes_back(nodes: DockerNodes) -> None:
+    """Nothing here is seen or touched through the host: gVisor may keep folders to itself. /tmp is empty first, then it
+    is not, then a snapshot brings an empty one again."""
+    nodes.start()
+    rest = nodes.server.rest
+
+    def follows(sandbox: str) -> str:
+        snapshot = ended(nodes, order(nodes, sandbox))
+        assert snapshot["status"] == "completed", snapshot
+        restored = str(rest.create(snapshot_id=snapshot["id"], resources={"cpus": 1, "memory_mb": 128}))
+        rest.running(restored)
+        return restored
+
+    first = nodes.create()
+    rest.running(first)
+    assert said(nodes, first, "find /tmp; stat -c '%a %u' /tmp") == ["/tmp", "1777 0"]
+    put(nodes, first, "/tmp/sent", b"through the daemon\n")
+    script = (
+        "mkdir -p /kept/deep /tmp/deep; echo x > /tmp/x; echo y > /tmp/deep/y; echo z > /kept/deep/z; touch /kept/e"
+    )
+    said(nodes, first, script)
+    before = said(nodes, first, SHOWN)
+    assert {"/tmp 1777 0", "/tmp/deep/y", "/tmp/sent", "/kept/deep/z", "x", "y", "through the daemon"} <= set(before)
+    second = follows(first)
+    assert said(nodes, second, SHOWN) == before
+    assert read(nodes, second, "/tmp/sent") == b"through the daemon\n"
+    said(nodes, second, "rm -r /tmp/*")
+    third = follows(second)
+    assert said(nodes, third, "find /tmp; stat -c '%a %u' /tmp; cat /kept/deep/z") == ["/tmp", "1777 0", "z"]
+    put(nodes, third, "/tmp/again", b"once more\n")
+    assert read(nodes, follows(third), "/tmp/again") == b"once more\n"
+
+
+def test_an_image_without_tmp_gets_one_under_gvisor(site: Site, engine: Engine) -> None:
+    nodes = DockerNodes(site, engine, driver={"runtime": "runsc"})
+    try:
+        nodes.start()
+        rest = nodes.server.rest
+        first = nodes.create(image=engine.image("empty"), entrypoint=[])
+        rest.running(first)
+        put(nodes, first, "/tmp/sent", b"through the daemon\n")
+        snapshot = ended(nodes, order(nodes, first))
+        assert snapshot["status"] == "completed", snapshot
+        again = rest.create(snapshot_id=snapshot["id"], resources={"cpus": 1, "memory_mb": 128})
+        rest.running(again)
+        assert read(nodes, again, "/tmp/sent") == b"through the daemon\n"
+    finally:
+        nodes.close()
+
+
 def test_a_node_killed_during_a_snapshot_takes_it_again(runc: DockerNodes) -> None:
     nodes, rest = runc, runc.server.rest
     node = nodes.start()

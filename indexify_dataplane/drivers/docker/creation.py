@@ -55,9 +55,11 @@ def body(
     daemon: Sequence[str],
     mount: str,
     token: str,
+    placeholder: str | None = None,
 ) -> dict[str, Any]:
     """``daemon`` is the command line of the guest daemon, ``mount`` what is bound at its place, ``network`` the
-    network mode to ask for, None for the engine's choice; ``limits`` come from ``Grants``."""
+    network mode to ask for, None for the engine's choice; ``limits`` come from ``Grants``; ``placeholder`` is a file
+    that the daemon removes before it runs anything."""
     host: dict[str, Any] = {**limits, "LogConfig": dict(LOG_CONFIG), "Binds": list(settings.binds)}
     if settings.runtime:
         host["Runtime"] = settings.runtime
@@ -81,7 +83,7 @@ def body(
     if order.snapshot is not None and image.working_dir:
         made["WorkingDir"] = image.working_dir  # the image of a snapshot has no configuration of its own
     if order.kind is Kind.SANDBOX:
-        _sandbox(made, order, image, daemon, mount, token)
+        _sandbox(made, order, image, daemon, mount, token, placeholder)
     else:
         _function(made, order)
     dropped = settings.cap_drop
@@ -93,13 +95,21 @@ def body(
 
 
 def _sandbox(
-    made: dict[str, Any], order: StartOrder, image: ImageFacts, daemon: Sequence[str], mount: str, token: str
+    made: dict[str, Any],
+    order: StartOrder,
+    image: ImageFacts,
+    daemon: Sequence[str],
+    mount: str,
+    token: str,
+    placeholder: str | None,
 ) -> None:
     """The image's own entrypoint and command are not run: a sandbox runs what its order says, or nothing."""
     arguments = ["--port", str(DAEMON_PORT), "--http-port", str(HTTP_PORT), "--log-dir", "/var/log/indexify", "--held"]
     if image.user:
         # The daemon itself needs root for its directory and for the users that requests name.
         arguments += ["--image-user", image.user]
+    if placeholder is not None:
+        arguments += ["--remove", placeholder]
     if order.argv:
         arguments += ["--", *order.argv]
     made["Entrypoint"] = list(daemon)

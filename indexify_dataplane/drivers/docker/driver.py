@@ -151,6 +151,7 @@ class DockerDriver:
             firewall=self._firewall,
             restores=self._restores,
             uppers=self._uppers,
+            default_runtime=facts.default_runtime,
             output=lambda identity, lines: output.tail(client, identity, lines),
         )
         self._starts = Starts(

@@ -21,7 +21,7 @@ from ...snapshots.docker import Restores
 from ...snapshots.gvisor import Uppers
 from ..base import DriverError, ImageError, SnapshotImpossible, StartOrder
 from ..blocking import Cancelled
-from . import addresses, creation, names
+from . import addresses, creation, names, placeholder
 from .creation import DAEMON_PORT, EXECUTOR_PORT, HTTP_PORT
 from .exit_status import exit_status, is_running
 from .failures import CREATE, EXPECTED, OTHER, START, engine_call, failure, sentence_of, status_of
@@ -67,6 +67,7 @@ class Place:
         firewall: Firewall | None,
         restores: Restores,
         uppers: Uppers | None,
+        default_runtime: str,
         output: Callable[[str, int], str],
     ) -> None:
         self.driver = driver
@@ -82,6 +83,7 @@ class Place:
         self.firewall = firewall
         self.restores = restores
         self.uppers = uppers
+        self.default_runtime = default_runtime
         self.output = output
 
     def warm_bundle(self) -> None:
@@ -190,6 +192,7 @@ class Starts:
             image = place.restores.image(order, image, cancelled)
             cancelled.check()
         run = new_run()
+        holder = placeholder.path_for(order.kind, settings.runtime or place.default_runtime, run)
         grants, network = place.grants[order.kind], place.networks[order.kind]
         body = creation.body(
             order=order,
@@ -201,6 +204,7 @@ class Starts:
             daemon=place.daemon,
             mount=place.mount,
             token=place.tokens.token(run),
+            placeholder=holder,
         )
         if order.snapshot is not None and upper:
             if place.uppers is None:
@@ -221,6 +225,9 @@ class Starts:
         try:
             cancelled.check()
             self._alive(identity)
+            if holder is not None:
+                placeholder.put(place.client, identity, holder)
+                cancelled.check()
             if order.kind is Kind.SANDBOX:
                 place.warm_bundle()
             try:
