@@ -42,7 +42,7 @@ def put(client: Any, identity: str, path: str) -> None:
         except NotFound:
             client.put_archive(identity, "/", _tar(f"{FOLDER[1:]}/{name}", folder=FOLDER[1:]))
         except EXPECTED as error:
-            if status_of(error) != 400 or "not a directory" not in sentence_of(error):
+            if status_of(error) is None or "not a directory" not in sentence_of(error):
                 raise failure(OTHER, what, sentence_of(error), status_of(error)) from error
 
 
