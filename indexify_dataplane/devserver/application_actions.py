@@ -127,7 +127,7 @@ class ApplicationActions:
         if self._world.applications.pop((namespace, name), None) is None:
             return
         for request in self._requests(namespace, name):
-            self.delete_request(namespace, name, request.id)
+            self._runs.discard(request)
         for container in list(self._world.containers.values()):
             reference = container.description.function
             is_its = (reference.namespace, reference.application_name) == (namespace, name)
@@ -190,7 +190,7 @@ class ApplicationActions:
 
     def delete_request(self, namespace: str, name: str, request_id: str) -> None:
         """Give the request up and forget it; an unknown one is fine."""
-        request = self._world.requests.pop((namespace, name, request_id), None)
+        request = self._world.requests.get((namespace, name, request_id))
         if request is not None:
-            self._runs.finish(request, "failure", pb.ALLOCATION_FAILURE_REASON_ALLOCATION_CANCELLED)
+            self._runs.discard(request)
             self._settle()

@@ -1,9 +1,9 @@
 """What is done for a function run when no executor has room for a container of it.
 
 On one machine two waits would hold up an application of a few functions. A caller keeps its container while it waits
-for its calls, so the callers of nested calls may fill the machine and then wait for each other for ever: a call for
-which somebody waits gets its first container although the machine is full. And containers that nobody uses are kept for
-a while, in the way of functions that have none yet: they are ended.
+for its calls, so callers may fill the machine, or their function's ``max_containers``, and then wait for ever: a call
+for which somebody waits gets a container although there is no room when no container that could take it gets free by
+itself. And containers that nobody uses are kept for a while, in the way of functions that have none: they are ended.
 """
 
 from __future__ import annotations
@@ -34,17 +34,43 @@ def make_room(executors: Iterable[Executor], need: Amount, retire: Callable[[Con
                 return
 
 
-def is_waited_for(run: FunctionRun, siblings: Iterable[Container]) -> bool:
-    """Whether a caller of the run still runs, and the containers that could take it are busy with its callers alone."""
-    callers = set()
+def is_awaited(run: FunctionRun) -> bool:
+    """Whether a caller of the run, at any distance, still runs: it may wait for the run's value."""
     parent_id = run.parent_id
     while parent_id is not None:
         parent = run.request.runs[parent_id]
-        callers.add(parent)
+        if parent.status == "running":
+            return True
         parent_id = parent.parent_id
-    return any(caller.status == "running" for caller in callers) and all(
-        allocation.run in callers for container in siblings for allocation in container.allocations.values()
+    return False
+
+
+def are_stuck(containers: Iterable[Container]) -> bool:
+    """Whether no slot of the containers, all of which are taken, gets free by itself: everything that runs in them,
+    of whatever request, is a caller whose calls are not over. One that was called off does not wait any more."""
+    return all(
+        allocation.outcome is None and _waits(allocation.run)
+        for container in containers
+        for allocation in container.allocations.values()
     )
+
+
+def _waits(run: FunctionRun) -> bool:
+    """Whether a call of the run has no value yet. The newest is looked at first: with many calls it ends last."""
+    children = (run.request.runs[child_id] for child_id in reversed(run.children))
+    return any(child.value is None and child.outcome != "failure" for child in children)
+
+
+def has_room(executor: Executor, container: Container) -> bool:
+    """Whether a run for which nobody waits may go into the container. The idle ones beyond the executor's capacity are
+    kept for awaited calls: taken by callers, they would bring ever more of them."""
+    free = executor.free
+    if container.allocations or Amount().fits_into(free):
+        return True
+    for other in executor.containers.values():
+        if other.lives and not other.is_sandbox and not other.allocations:
+            free.add(Amount.of_container(other.description.resources))
+    return Amount.of_container(container.description.resources).fits_into(free)
 
 
 def crowded(executors: Iterable[Executor], need: Amount) -> Executor | None:

@@ -273,8 +273,10 @@ class Engine:
         """Behave as a server that was restarted. ``durable`` keeps what the real server stores (sandboxes, pools,
         snapshots, applications, requests); executors, containers and results are gone either way."""
         self.close()
+        called_off = dict(self.world.called_off) if durable else {}
         for container in list(self.world.containers.values()):
             self.fleet.forget(container)
+        self.world.called_off.update(called_off)
         self.world.executors.clear()
         self.world.idle.clear()
         if not durable:
@@ -296,6 +298,9 @@ class Engine:
         owners = {s.executor_id for s in self.world.sandboxes.values() if s.status != "terminated"}
         for request in self.world.requests.values():
             owners |= {a.executor_id for a in request.allocations.values() if a.outcome is None}
+        for allocation, _ in list(self.world.called_off.values()):
+            if allocation.container_id not in self.world.containers:
+                self.fleet.ended(allocation.id)
         for executor_id in sorted(owner for owner in owners if owner):
             if self.fleet.known(executor_id) is None:
                 self._registration.lost(executor_id)

@@ -1,8 +1,9 @@
 """The executors, their containers, and the commands that follow from what was touched.
 
 Commands are gathered while one request is processed and sent at its end in the real server's order: RemoveContainer,
-UpdateContainerDescription, AddContainer, RunAllocation, SnapshotContainer. They follow from which container records
-were touched, so all of them repeat in normal operation, as the real server's do.
+UpdateContainerDescription, AddContainer, RunAllocation, SnapshotContainer; KillAllocation, which the real server never
+sends, goes behind RunAllocation. They follow from which container records were touched, so all of them repeat in normal
+operation, as the real server's do.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Fleet:
         self._updates: dict[str, Container] = {}
         self._additions: dict[str, Container] = {}
         self._runs: dict[str, tuple[Allocation, pb.Allocation]] = {}
+        self._kills: dict[str, Allocation] = {}
         self._snapshots: dict[str, Snapshot] = {}
 
     # Executors
@@ -87,6 +89,11 @@ class Fleet:
             created_at_clock=self._world.tick(),
         )
         self._track(executor, container)
+        for allocation, _ in self._world.called_off.values():
+            if allocation.container_id == container.id:
+                allocation.executor_id = executor.id
+                container.allocations[allocation.id] = allocation
+        self._repeat_kills(container)
         return container
 
     def _track(self, executor: Executor, container: Container) -> None:
@@ -106,6 +113,8 @@ class Fleet:
             members.pop(container.id, None)
             if not members:
                 self._world.members.pop(container.pool_key, None)
+        for allocation_id in container.allocations:
+            self._world.called_off.pop(allocation_id, None)
         container.idle.stop()
 
     def end(self, container: Container, reason: int) -> None:
@@ -152,9 +161,48 @@ class Fleet:
     def repeat(self, container: Container) -> None:
         """Order AddContainer again whatever the state, as after a full sync."""
         self._additions[container.id] = container
+        self._repeat_kills(container)
+
+    def _repeat_kills(self, container: Container) -> None:
+        """An order that the executor may never have got goes with its end: only the outcome frees the slot."""
+        for allocation_id in container.allocations.keys() & self._world.called_off.keys():
+            allocation, message = self._world.called_off[allocation_id]
+            if not allocation.accepted:
+                self._runs[allocation_id] = (allocation, message)
+            self._kills[allocation_id] = allocation
 
     def run(self, allocation: Allocation, message: pb.Allocation) -> None:
         self._runs[allocation.id] = (allocation, message)
+
+    def call_off(self, allocation: Allocation, message: pb.Allocation) -> None:
+        """Order the end of an allocation, which ``message`` ordered. Its slot stays taken until the executor's outcome
+        comes: whatever went there before would wait behind it. One that was never ordered is just not."""
+        container = self._world.containers.get(allocation.container_id)
+        if not allocation.sent:
+            self._runs.pop(allocation.id, None)
+            self.vacate(allocation)
+        elif container is None and self.known(allocation.executor_id) is None:
+            # The server was restarted and has yet to hear what the executor still has.
+            self._world.called_off[allocation.id] = (allocation, message)
+        elif container is not None and container.state != "terminated":
+            self._world.called_off[allocation.id] = (allocation, message)
+            self._kills[allocation.id] = allocation
+
+    def ended(self, allocation_id: str) -> None:
+        """The executor tells the outcome of an allocation: if it was called off, its slot is free now."""
+        called_off = self._world.called_off.pop(allocation_id, None)
+        if called_off is not None:
+            self._kills.pop(allocation_id, None)
+            self.vacate(called_off[0])
+
+    def vacate(self, allocation: Allocation) -> None:
+        """The allocation takes up its slot no more."""
+        self._world.stirred = True
+        container = self._world.containers.get(allocation.container_id)
+        if container is not None:
+            container.allocations.pop(allocation.id, None)
+            if container.lives and not container.allocations:
+                self._world.idle[container.id] = container
 
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshots[snapshot.id] = snapshot
@@ -182,14 +230,20 @@ class Fleet:
                 addition = pb.AddContainer(container=container.description)
                 put(container.executor_id, pb.Command(add_container=addition))
         for allocation, message in self._runs.values():
-            if allocation.outcome is None:
+            if allocation.outcome is None or allocation.id in self._kills:
                 put(allocation.executor_id, pb.Command(run_allocation=pb.RunAllocation(allocation=message)))
+                allocation.sent = True
+        for allocation in self._kills.values():
+            holder = self._world.containers.get(allocation.container_id)
+            if holder is not None and holder.lives:  # else it ends with its container
+                kill = pb.KillAllocation(allocation_id=allocation.id)
+                put(allocation.executor_id, pb.Command(kill_allocation=kill))
         for snapshot in self._snapshots.values():
             order = pb.SnapshotContainer(
                 container_id=snapshot.container_id, snapshot_id=snapshot.id, upload_uri=snapshot.upload_uri
             )
             put(snapshot.executor_id, pb.Command(snapshot_container=order))
-        for batch in (self._removals, self._updates, self._additions, self._runs, self._snapshots):
+        for batch in (self._removals, self._updates, self._additions, self._runs, self._kills, self._snapshots):
             batch.clear()
         for executor in touched.values():
             executor.commands.wake()
@@ -197,6 +251,13 @@ class Fleet:
     def acknowledged(self, executor: Executor, commands: list[pb.Command]) -> None:
         """The executor applied ``commands``. A dead container whose removal it has seen needs no record any more."""
         for command in commands:
+            if command.HasField("run_allocation"):
+                order = command.run_allocation.allocation
+                container = self._world.containers.get(order.container_id)
+                allocation = container.allocations.get(order.allocation_id) if container is not None else None
+                if allocation is not None:
+                    allocation.accepted = True
+                continue
             container = self._world.containers.get(command.remove_container.container_id)
             if container is not None and container.state == "terminated" and container.executor_id == executor.id:
                 self.forget(container)

@@ -6,14 +6,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from twisted.logger import Logger
+
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
-from .crowding import crowded, is_waited_for, make_room
+from .crowding import are_stuck, crowded, has_room, is_awaited, make_room
 from .events import Story
 from .fleet import Fleet, labels_match
 from .runs import Runs
 from .sandboxes import wire_resources
 from .state import Allocation, Amount, Application, Container, FunctionRun, World
+
+log = Logger()
 
 
 class Placement:
@@ -39,13 +43,24 @@ class Placement:
         self._story = story
         self._idle_secs = idle_secs
         self._settle = settle
+        self._told_of_limit: set[tuple[str, str]] = set()
 
     def schedule(self) -> None:
         for key, waiting in list(self._world.unplaced_runs.items()):
-            for run in list(waiting):
-                if not self._place(run, key[1]):
+            blocked = False
+            for run in waiting:
+                awaited = is_awaited(run)
+                if blocked and not awaited:
+                    # Places are the same for all of them, but an awaited run may get one where others have to wait.
+                    if not run.depth:
+                        break
+                    continue
+                if self._place(run, key[1], awaited):
+                    waiting.leave(run)
+                elif awaited:
                     break
-                del waiting[run]
+                else:
+                    blocked = True
             if not waiting:
                 self._world.unplaced_runs.pop(key, None)
         for application in self._world.applications.values():
@@ -60,36 +75,58 @@ class Placement:
         function = deployed.manifest["functions"].get(name) if deployed is not None else None
         return None if found is None or function is None else (found, function)
 
-    def _place(self, run: FunctionRun, pool_id: str) -> bool:
+    def _place(self, run: FunctionRun, pool_id: str, awaited: bool) -> bool:
         request = run.request
         found = self._function(request.namespace, request.application, request.version, run.function)
         if found is None:
             return False
         application, function = found
         siblings = self._fleet.members(request.namespace, pool_id)
-        slots = [
-            c
-            for c in siblings
-            if len(c.allocations) < c.description.max_concurrency and self._fleet.known(c.executor_id)
-        ]
+        limit = function["max_containers"]
+        slots = [c for c in siblings if len(c.allocations) < c.description.max_concurrency and self._admits(c, awaited)]
+        if limit is not None and len(siblings) > limit and not awaited:
+            # As with the containers beyond the machine's room: those beyond the limit are for awaited calls alone.
+            if sum(1 for c in siblings if c.allocations) >= limit:
+                slots = [c for c in slots if c.allocations]
+            if not slots:
+                return False
         if slots:
             container = min(slots, key=lambda c: (c.state != "running", len(c.allocations), c.created_at_clock))
         else:
-            limit = function["max_containers"]
-            if limit is not None and len(siblings) >= limit:
+            needed = awaited and are_stuck(siblings)
+            if limit is not None and len(siblings) >= limit and not needed:
                 return False
             description = self._describe(application, request.version, run.function, function)
-            started = self._start(description, function) or self._squeeze(run, siblings, description, function)
+            started = self._start(description, function) or self._squeeze(siblings, description, function, needed)
             if started is None:
                 return False
+            if limit is not None and len(siblings) >= limit:
+                self._tell_of_limit(run, pool_id, limit)
             container = started
         self._assign(run, container)
         return True
 
+    def _admits(self, container: Container, awaited: bool) -> bool:
+        executor = self._fleet.known(container.executor_id)
+        return executor is not None and (awaited or has_room(executor, container))
+
+    def _tell_of_limit(self, run: FunctionRun, pool_id: str, limit: int) -> None:
+        """Once per deployed function: its author may want to know before it runs where nobody helps."""
+        key = (run.request.namespace, pool_id)
+        if key not in self._told_of_limit:
+            self._told_of_limit.add(key)
+            log.warn(
+                "all containers of a function wait for calls of it; one beyond max_containers is started",
+                namespace=run.request.namespace,
+                app=run.request.application,
+                fn=run.function,
+                max_containers=limit,
+            )
+
     def _squeeze(
-        self, run: FunctionRun, siblings: list[Container], description: pb.ContainerDescription, function: Any
+        self, siblings: list[Container], description: pb.ContainerDescription, function: Any, needed: bool
     ) -> Container | None:
-        """There is no room: do without for a call that somebody waits for, else make some, which takes a while."""
+        """There is no room: do without for a call that would wait for ever, else make some, which takes a while."""
         reference = description.function
         may = [
             executor
@@ -99,10 +136,10 @@ class Placement:
             if labels_match(executor, function["placement_constraints"]["filter_expressions"])
         ]
         need = Amount.of_container(description.resources)
-        executor = crowded(may, need) if is_waited_for(run, siblings) else None
+        executor = crowded(may, need) if needed else None
         if executor is not None:
             return self._fleet.place(executor, description)
-        if not siblings:
+        if needed or not siblings:
             make_room(may, need, self._retire)
         return None
 
@@ -126,22 +163,7 @@ class Placement:
 
     def message(self, allocation: Allocation) -> pb.Allocation:
         """The allocation as RunAllocation carries it."""
-        run = allocation.run
-        request = run.request
-        prefix = f"{self._world.blobs.base}/{request.namespace}/{request.application}/{request.id}"
-        return pb.Allocation(
-            function=pb.FunctionRef(
-                namespace=request.namespace, application_name=request.application, function_name=run.function
-            ),
-            allocation_id=allocation.id,
-            function_call_id=run.id,
-            request_id=request.id,
-            args=self._runs.arguments(run),
-            request_data_payload_uri_prefix=prefix,
-            request_error_payload_uri_prefix=prefix,
-            container_id=allocation.container_id,
-            function_call_metadata=run.metadata,
-        )
+        return self._runs.order(allocation)
 
     def _describe(self, application: Application, version: str, name: str, function: Any) -> pb.ContainerDescription:
         return pb.ContainerDescription(

@@ -11,6 +11,7 @@ from indexify_dataplane.wireproto import executor_api_pb2 as pb
 from .errors import Malformed
 from .events import Story, failure_text
 from .fleet import Fleet
+from .line import Line
 from .plans import Plan, check_payload, need, read_plan
 from .state import Allocation, FunctionRun, Request, Route, World
 
@@ -47,7 +48,7 @@ class Runs:
         """Begin a request with its entry call, which has the request's id."""
         self._world.requests[(request.namespace, request.application, request.id)] = request
         self._story.tell(request, "RequestStarted")
-        self.make_ready(self._add(request, request.id, function, (body,), b"", None))
+        self.make_ready(self._add(request, request.id, function, (body,), b"", None, 0))
 
     def _add(
         self,
@@ -57,6 +58,7 @@ class Runs:
         sources: tuple[pb.DataPayload | str, ...],
         metadata: bytes,
         parent: FunctionRun | None,
+        depth: int,
     ) -> FunctionRun:
         known = request.runs.get(call_id)
         if known is not None:
@@ -69,6 +71,7 @@ class Runs:
             metadata,
             int(self._world.wall() * 1e9),
             parent.id if parent else None,
+            depth,
         )
         request.runs[call_id] = run
         if parent is not None:
@@ -77,8 +80,10 @@ class Runs:
         return run
 
     def _extend(self, request: Request, plan: Plan, parent: FunctionRun) -> list[FunctionRun]:
-        """Create the calls of a plan; those that exist already are left as they are."""
-        return [self._add(request, c.id, c.function, c.sources, c.metadata, parent) for c in plan.calls]
+        """Create the calls of a plan; those that exist already are left as they are. A parent that is completed has
+        ended with them: they take its place."""
+        depth = parent.depth + (parent.status != "completed")
+        return [self._add(request, c.id, c.function, c.sources, c.metadata, parent, depth) for c in plan.calls]
 
     def make_ready(self, run: FunctionRun) -> None:
         """Queue the run for a place if all its arguments have values; one that needs a failed run fails like it."""
@@ -94,11 +99,13 @@ class Runs:
                 return
 
     def queue(self, run: FunctionRun) -> None:
-        self._world.unplaced_runs.setdefault(pool_key(run), {})[run] = None
+        self._world.unplaced_runs.setdefault(pool_key(run), Line()).join(run)
         self._world.stirred = True
 
     def unqueue(self, run: FunctionRun) -> None:
-        self._world.unplaced_runs.get(pool_key(run), {}).pop(run, None)
+        line = self._world.unplaced_runs.get(pool_key(run))
+        if line is not None:
+            line.leave(run)
 
     def _value(self, run: FunctionRun, source: pb.DataPayload | str) -> pb.DataPayload | None:
         if isinstance(source, pb.DataPayload):
@@ -106,8 +113,7 @@ class Runs:
         maker = run.request.runs.get(source)
         return maker.value if maker is not None else None
 
-    def arguments(self, run: FunctionRun) -> list[pb.DataPayload]:
-        """The run's arguments as an allocation carries them."""
+    def _arguments(self, run: FunctionRun) -> list[pb.DataPayload]:
         found = []
         for source in run.sources:
             argument = pb.DataPayload()
@@ -121,6 +127,25 @@ class Runs:
                 argument.source_function_call_id = source
             found.append(argument)
         return found
+
+    def order(self, allocation: Allocation) -> pb.Allocation:
+        """The allocation as RunAllocation carries it."""
+        run = allocation.run
+        request = run.request
+        prefix = f"{self._world.blobs.base}/{request.namespace}/{request.application}/{request.id}"
+        return pb.Allocation(
+            function=pb.FunctionRef(
+                namespace=request.namespace, application_name=request.application, function_name=run.function
+            ),
+            allocation_id=allocation.id,
+            function_call_id=run.id,
+            request_id=request.id,
+            args=self._arguments(run),
+            request_data_payload_uri_prefix=prefix,
+            request_error_payload_uri_prefix=prefix,
+            container_id=allocation.container_id,
+            function_call_metadata=run.metadata,
+        )
 
     # Reports
 
@@ -155,6 +180,7 @@ class Runs:
 
     def completed(self, report: pb.AllocationCompleted) -> None:
         self._check_reference(report)
+        self._fleet.ended(report.allocation_id)
         kind = report.WhichOneof("return_value")
         plan = None
         if kind == "updates":
@@ -189,6 +215,7 @@ class Runs:
 
     def failed(self, report: pb.AllocationFailed) -> None:
         self._check_reference(report)
+        self._fleet.ended(report.allocation_id)
         if report.HasField("request_error"):
             check_payload(report.request_error)
         allocation = self._open(report)
@@ -203,7 +230,10 @@ class Runs:
         error: pb.DataPayload | None = None,
         report: pb.AllocationFailed | None = None,
     ) -> None:
-        """An allocation ended without a result: try again or give the run up."""
+        """An allocation ended without a result: try again or give the run up. One that was called off just ends."""
+        if allocation.outcome is not None:
+            self._fleet.ended(allocation.id)
+            return
         self._close(allocation, "failure", reason, report)
         run = allocation.run
         if run.allocations[-1] is not allocation or run.status == "completed":
@@ -278,16 +308,14 @@ class Runs:
         outcome: str,
         reason: int,
         report: pb.AllocationCompleted | pb.AllocationFailed | None,
+        *,
+        is_called_off: bool = False,
     ) -> None:
         allocation.outcome, allocation.failure_reason = outcome, reason
         if report is not None and report.HasField("execution_duration_ms"):
             allocation.duration_ms = report.execution_duration_ms
-        self._world.stirred = True
-        container = self._world.containers.get(allocation.container_id)
-        if container is not None:
-            container.allocations.pop(allocation.id, None)
-            if container.lives and not container.allocations:
-                self._world.idle[container.id] = container
+        if not is_called_off:
+            self._fleet.vacate(allocation)
         self._story.allocation(
             "AllocationCompleted", allocation, outcome="success" if outcome == "success" else failure_text(reason)
         )
@@ -337,14 +365,20 @@ class Runs:
             executor.results.wake()
 
     def finish(self, request: Request, outcome: str, reason: int) -> None:
-        """The request is over. After a failure nothing more is started for it, and late outcomes are accepted and
-        ignored; after a success, calls that nobody waited for go on."""
+        """The request is over. After a failure nothing more is started for it, what runs is ended, and late outcomes
+        are accepted and ignored; after a success, calls that nobody waited for go on."""
         if request.outcome is not None:
             return
         request.outcome, request.failure_reason = outcome, reason
         if outcome == "failure":
             self._abandon(request)
         self._story.finished(request)
+
+    def discard(self, request: Request) -> None:
+        """Forget the request; what it still runs is ended, also after a success."""
+        self._world.requests.pop((request.namespace, request.application, request.id), None)
+        self.finish(request, "failure", F.ALLOCATION_FAILURE_REASON_ALLOCATION_CANCELLED)
+        self._abandon(request)
 
     def _abandon(self, request: Request) -> None:
         for run in request.runs.values():
@@ -353,4 +387,7 @@ class Runs:
                 self.unqueue(run)
         for allocation in request.allocations.values():
             if allocation.outcome is None:
-                self._close(allocation, "failure", F.ALLOCATION_FAILURE_REASON_ALLOCATION_CANCELLED, None)
+                order = self.order(allocation)
+                reason = F.ALLOCATION_FAILURE_REASON_ALLOCATION_CANCELLED
+                self._close(allocation, "failure", reason, None, is_called_off=True)
+                self._fleet.call_off(allocation, order)

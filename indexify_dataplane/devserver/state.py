@@ -16,6 +16,7 @@ from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
 from .alarm import Alarm
 from .blobs import Blobs
+from .line import Line
 from .outbox import Outbox
 
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -213,7 +214,8 @@ class Route:
 
 @define(eq=False)
 class Allocation:
-    """One attempt of a run. ``outcome`` None while it is open."""
+    """One attempt of a run. ``outcome`` None while it is open; ``sent`` from its order on, ``accepted`` from the
+    executor's acknowledgement of it."""
 
     id: str
     run: FunctionRun
@@ -224,6 +226,8 @@ class Allocation:
     outcome: str | None = None
     failure_reason: int = 0
     duration_ms: int | None = None
+    sent: bool = False
+    accepted: bool = False
 
 
 @define(eq=False)
@@ -232,6 +236,7 @@ class FunctionRun:
 
     ``status``: waiting (for arguments), pending (for a place), running or completed. ``tail`` is the call whose value
     is this run's value after a tail call; ``value`` is the payload once it is known (an empty one counts as known).
+    ``depth`` is how many callers may wait for it: one more than its caller's, after a tail call as many.
     """
 
     id: str
@@ -241,6 +246,7 @@ class FunctionRun:
     metadata: bytes
     created_at_ns: int
     parent_id: str | None = None
+    depth: int = 0
     status: str = "waiting"
     outcome: str | None = None
     failure_reason: int = 0
@@ -295,8 +301,11 @@ class World:
     applications: dict[tuple[str, str], Application] = Factory(dict)
     requests: dict[tuple[str, str, str], Request] = Factory(dict)
     unplaced_sandboxes: dict[str, Sandbox] = Factory(dict)
-    unplaced_runs: dict[tuple[str, str], dict[FunctionRun, None]] = Factory(dict)
-    """Runs that wait for a place, first come first, by namespace and pool."""
+    unplaced_runs: dict[tuple[str, str], Line] = Factory(dict)
+    """Runs that wait for a place, by namespace and pool."""
+    called_off: dict[str, tuple[Allocation, pb.Allocation]] = Factory(dict)
+    """Allocations whose end was ordered, with their orders, until the executor's outcome comes or their container is
+    gone: until then they take up their slot."""
     members: dict[tuple[str, str], dict[str, Container]] = Factory(dict)
     """The containers of each pool that are not dead, by namespace and pool id."""
     idle: dict[str, Container] = Factory(dict)

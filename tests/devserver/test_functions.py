@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.logger import LogLevel, capturedLogs
+
 from indexify_dataplane.devserver.errors import Refused, RpcError
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
@@ -825,3 +827,261 @@ class CrowdingTests(FunctionCase):
         self.engine.applications.deploy("default", other, b"PK")
         self.engine.applications.invoke("default", "other", b"[]", "application/json")
         self.assertEqual(self.peer.take(), [])
+
+    def wave(self, requests: int, depth: int) -> tuple[list[Any], int]:
+        """Requests whose function calls itself to a depth, played to their end: the requests, and the most containers
+        that there were at the same time. A caller ends when its call has its value."""
+        made = [self.invoke() for _ in range(requests)]
+        levels = {request.id: 0 for request in made}
+        running: dict[str, pb.Allocation] = {}
+        callers: dict[str, str] = {}
+        most = 0
+        while True:
+            self.look()
+            most = max(most, len(self.engine.world.containers))
+            if not self.ordered:
+                return made, most
+            for allocation in self.ordered:
+                running[allocation.function_call_id] = allocation
+            for allocation in self.ordered:
+                level = levels[allocation.function_call_id]
+                if level < depth:
+                    name = f"{allocation.request_id}-{level + 1}"
+                    levels[name], callers[name] = level + 1, allocation.function_call_id
+                    self.log(allocation, plan(name, call(name, "f")))
+                    continue
+                over: str | None = allocation.function_call_id
+                while over is not None:
+                    self.finish(completed(running.pop(over), value=payload()))
+                    over = callers.get(over)
+
+    def test_callers_of_several_requests_that_fill_the_machine_go_on(self) -> None:
+        self.deploy("f")
+        made, most = self.wave(requests=20, depth=3)
+        self.assertEqual([request.outcome for request in made], ["success"] * 20)
+        # Begun work ends first: however many requests there are, two are open, four calls deep.
+        self.assertLessEqual(most, 8)
+
+    def test_a_limit_on_containers_does_not_hold_up_calls_of_the_same_function(self) -> None:
+        with capturedLogs() as lines:
+            self.deploy("f", max_containers=1)
+            made, most = self.wave(requests=3, depth=2)
+        self.assertEqual([request.outcome for request in made], ["success"] * 3)
+        self.assertEqual(most, 3)
+        warnings = [line for line in lines if line["log_level"] is LogLevel.warn]
+        self.assertEqual([(line["fn"], line["max_containers"]) for line in warnings], [("f", 1)])
+
+    def test_containers_above_the_limit_are_for_awaited_calls_alone(self) -> None:
+        self.deploy("f", max_containers=1)
+        self.invoke()
+        caller = self.one()
+        self.log(caller, plan("c1", call("c1", "f")))
+        called = self.one()
+        self.peer.beat(started(caller.container_id), started(called.container_id))
+        self.finish(completed(called, value=payload()))
+        self.invoke()
+        self.assertEqual(self.allocations(), [])
+        # The caller's next call finds it warm.
+        self.log(caller, plan("c2", call("c2", "f")))
+        again = self.one()
+        self.assertEqual(again.container_id, called.container_id)
+        self.finish(completed(again, value=payload()), completed(caller, value=payload()))
+        self.invoke()
+        # Two wait and two containers are idle, but the limit is one.
+        last = self.one()
+        self.finish(completed(last, value=payload()))
+        self.assertEqual(len(self.allocations()), 1)
+
+    def test_a_run_that_waits_for_nothing_is_waited_for(self) -> None:
+        self.deploy("f")
+        for _ in range(2):
+            self.invoke()
+        first, second = self.allocations()
+        self.log(first, plan("c1", call("c1", "f")))
+        self.assertEqual(self.allocations(), [])
+        self.finish(completed(second, value=payload()))
+        self.assertEqual(self.one().container_id, second.container_id)
+
+
+class CalledOffTests(FunctionCase):
+    """Requests that are over while something of them runs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.peer.register()
+
+    def kills(self) -> list[str]:
+        commands = self.peer.take()
+        self.assertEqual(set(kinds(commands)) - {"kill_allocation"}, set())
+        return [command.kill_allocation.allocation_id for command in commands]
+
+    def delete(self, request: Any) -> None:
+        self.engine.applications.delete_request("default", "app", request.id)
+
+    def test_what_a_deleted_request_runs_is_ended(self) -> None:
+        self.deploy("f", "g", max_containers=1)
+        request = self.invoke()
+        allocation = self.one()
+        self.log(allocation, plan("c1", call("c1", "g"), call("c2", "f"), call("c3", "g", "c2")))
+        first, second = self.allocations()
+        self.delete(request)
+        self.assertEqual(sorted(self.kills()), sorted(one.allocation_id for one in (allocation, first, second)))
+        # None of its calls goes anywhere any more, whatever is told late.
+        self.log(allocation, plan("c4", call("c4", "g")))
+        self.finish(*(failed(one, "ALLOCATION_CANCELLED") for one in (first, second, allocation)))
+        self.assertNotIn("run_allocation", kinds(self.peer.take()))
+        self.assertEqual(self.engine.world.unplaced_runs, {})
+        self.assertEqual(self.engine.world.called_off, {})
+
+    def test_its_slot_is_taken_until_the_executor_tells_its_end(self) -> None:
+        self.deploy(max_containers=1)
+        request = self.invoke()
+        allocation = self.one()
+        self.peer.beat(started(allocation.container_id))
+        self.delete(request)
+        self.invoke()
+        self.assertEqual(self.kills(), [allocation.allocation_id])
+        self.finish(failed(allocation, "ALLOCATION_CANCELLED"))
+        self.assertEqual(self.one().container_id, allocation.container_id)
+
+    def test_a_success_that_was_ready_frees_the_slot_too(self) -> None:
+        self.deploy(max_containers=1)
+        request = self.invoke()
+        allocation = self.one()
+        self.delete(request)
+        self.invoke()
+        self.assertEqual(self.kills(), [allocation.allocation_id])
+        self.finish(completed(allocation, value=payload()))
+        self.assertEqual(self.one().container_id, allocation.container_id)
+
+    def test_its_container_may_end_with_it(self) -> None:
+        self.deploy(max_containers=1)
+        request = self.invoke()
+        allocation = self.one()
+        self.delete(request)
+        self.kills()
+        self.invoke()
+        self.finish(failed(allocation, "ALLOCATION_CANCELLED", container_id=allocation.container_id))
+        commands = self.peer.take()
+        self.assertEqual(kinds(commands), ["remove_container", "add_container", "run_allocation"])
+        self.assertEqual(self.engine.world.called_off, {})
+
+    def test_a_failed_request_ends_what_else_it_runs(self) -> None:
+        self.deploy("main", "child")
+        request = self.invoke()
+        main = self.one()
+        self.log(main, plan("c1", call("c1", "child"), call("c2", "child")))
+        first, second = self.allocations()
+        self.finish(failed(main, "REQUEST_ERROR"))
+        self.assertEqual(request.outcome, "failure")
+        killed = [c.kill_allocation.allocation_id for c in self.peer.take() if c.HasField("kill_allocation")]
+        self.assertEqual(sorted(killed), sorted((first.allocation_id, second.allocation_id)))
+
+    def test_what_goes_on_after_a_success_ends_with_its_request(self) -> None:
+        self.deploy("main", "child")
+        request = self.invoke()
+        main = self.one()
+        self.log(main, plan("c1", call("c1", "child")))
+        child = self.one()
+        self.finish(completed(main, value=payload()))
+        self.assertEqual(request.outcome, "success")
+        self.peer.take()
+        self.delete(request)
+        self.assertEqual(self.kills(), [child.allocation_id])
+        self.finish(failed(child, "ALLOCATION_CANCELLED"))
+        self.assertEqual([c.remove_container.container_id for c in self.peer.take()], [child.container_id])
+
+    def test_the_end_is_ordered_again_after_a_resync(self) -> None:
+        self.deploy()
+        request = self.invoke()
+        addition, run = self.peer.take()
+        allocation = run.run_allocation.allocation
+        self.peer.beat(started(allocation.container_id))
+        self.delete(request)
+        self.peer.register(state(addition.add_container.container, "running"))
+        commands = self.peer.take()
+        self.assertEqual(kinds(commands), ["add_container", "kill_allocation"])
+        self.assertEqual(commands[1].kill_allocation.allocation_id, allocation.allocation_id)
+
+    def test_an_order_that_may_be_lost_goes_with_its_end(self) -> None:
+        self.deploy()
+        request = self.invoke()
+        # Neither the order nor the kill was fetched before the executor registers again.
+        self.delete(request)
+        self.peer.register()
+        commands = self.peer.take()
+        self.assertEqual(kinds(commands), ["add_container", "run_allocation", "kill_allocation"])
+        allocation = commands[1].run_allocation.allocation
+        self.assertEqual(commands[2].kill_allocation.allocation_id, allocation.allocation_id)
+        self.finish(failed(allocation, "ALLOCATION_CANCELLED"))
+        self.assertEqual(kinds(self.peer.take()), ["remove_container"])
+
+    def test_nothing_is_kept_of_it_when_its_executor_is_lost(self) -> None:
+        self.deploy()
+        request = self.invoke()
+        self.one()
+        self.delete(request)
+        self.peer.stop()
+        self.assertEqual((self.engine.world.called_off, self.engine.world.containers), ({}, {}))
+
+    def test_a_restarted_server_remembers_what_it_called_off(self) -> None:
+        self.deploy(max_containers=1)
+        request = self.invoke()
+        addition, run = self.peer.take()
+        self.delete(request)
+        self.engine.restart(durable=True)
+        self.peer.register(state(addition.add_container.container, "running"))
+        self.invoke()
+        self.assertEqual(self.kills(), [run.run_allocation.allocation.allocation_id])
+        self.finish(failed(run.run_allocation.allocation, "ALLOCATION_CANCELLED"))
+        self.assertEqual(self.one().container_id, addition.add_container.container.id)
+
+    def test_a_request_that_is_deleted_before_its_executor_is_back(self) -> None:
+        self.deploy(max_containers=1)
+        request = self.invoke()
+        addition, run = self.peer.take()
+        self.engine.restart(durable=True)
+        self.delete(request)
+        self.peer.register(state(addition.add_container.container, "running"))
+        self.assertEqual(self.kills(), [run.run_allocation.allocation.allocation_id])
+
+    def test_nothing_is_kept_of_it_when_its_executor_does_not_come_back(self) -> None:
+        self.deploy()
+        request = self.invoke()
+        self.one()
+        self.engine.restart(durable=True)
+        self.delete(request)
+        self.clock.advance(61)
+        self.assertEqual(self.engine.world.called_off, {})
+
+    def test_a_request_is_deleted_after_its_container_is_gone(self) -> None:
+        self.deploy()
+        request = self.invoke()
+        allocation = self.one()
+        self.peer.beat(terminated(allocation.container_id, "OOM"))
+        self.delete(request)
+        self.assertEqual(kinds(self.peer.take()), ["remove_container"])
+        second = self.invoke()
+        dead = self.one()
+        self.peer.beat(terminated(dead.container_id, "OOM"))
+        self.peer.take()
+        self.assertNotIn(dead.container_id, self.engine.world.containers)
+        self.delete(second)
+        self.finish(failed(dead, "OOM"), failed(allocation, "OOM"))
+        self.assertEqual((self.engine.world.called_off, self.peer.take()), ({}, []))
+
+    def test_an_executor_may_stop_with_the_end_of_a_request(self) -> None:
+        self.deploy("main", "child")
+        self.invoke()
+        main = self.one()
+        self.log(main, plan("c1", call("c1", "child")))
+        self.one()
+        self.peer.beat(allocation_outcomes=[failed(main, "REQUEST_ERROR")], status=pb.EXECUTOR_STATUS_STOPPED)
+        self.assertEqual((self.engine.world.called_off, self.engine.world.containers), ({}, {}))
+
+    def test_a_lost_container_is_no_cancellation(self) -> None:
+        self.deploy()
+        request = self.invoke()
+        self.finish(failed(self.one(), "CONTAINER_TERMINATED"))
+        told = [event["AllocationCompleted"]["outcome"] for event in request.events if "AllocationCompleted" in event]
+        self.assertEqual(told, ["internal_error"])

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.executor.support import NEW, OLD, code, environment
 from tests.system.harness import Node, Site, until
 
-LOST = "cancelled"
+LOST = "internal_error"
 """What the server's API calls CONTAINER_TERMINATED."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from .applications.stage import RELEASES, Author, Stage
-from .harness import Site, until
+from .harness import ROOMY, Site, until
 
 Tell = Callable[[str], None]
 
@@ -97,6 +97,11 @@ def test_fan_out_of_fifty(calls: Author, stage: Stage, tell: Tell) -> None:
     request = stage.last_request("squares")
     assert [run for run in runs(request) if run[0] == "square"] == [("square", None, 1)] * 50
     assert len({container["id"] for container in stage.containers("squares") if "square" in container["function_name"]})
+
+
+def test_maps_of_a_function_that_has_one_container(calls: Author) -> None:
+    requests = [calls.ask("invoke", "squares_alone", 3) for _ in range(2)]
+    assert [calls.ask("output", each)["value"] for each in requests] == [[0, 1, 4]] * 2
 
 
 def test_reduction_of_a_map_that_nobody_waits_for(calls: Author) -> None:
@@ -247,6 +252,23 @@ def test_what_a_deleted_request_still_runs_is_nobody_elses_result(context: Autho
     assert context.ask("output", second)["value"] == "ended"
 
 
+def test_the_code_of_a_deleted_request_ends(context: Author, stage: Stage, tally: Path, tmp_path: Path) -> None:
+    """And the function's only container is there for the next request at once."""
+    context.ask("deploy_again")
+    request = context.ask("invoke", "ticks", str(tally), 10_000)
+    until("it runs", lambda: lines(tally))
+    stage.rest.ask("DELETE", f"/v1/namespaces/default/applications/ticks/requests/{request}")
+    other = tmp_path / "other"
+    began = time.monotonic()
+    second = context.ask("invoke", "ticks", str(other), 20)
+    assert context.ask("output", second)["value"] == "done"
+    assert time.monotonic() - began < 30
+    seen = len(lines(tally))
+    third = context.ask("invoke", "ticks", str(other), 20)
+    assert context.ask("output", third)["value"] == "done"
+    assert len(lines(tally)) == seen
+
+
 def test_warm_invoke_and_cold_start(calls: Author, stage: Stage, tell: Tell) -> None:
     stage.delete("process")
     calls.ask("deploy_again")
@@ -315,3 +337,20 @@ def test_work_goes_on_on_another_node(release: str, site: Site, tmp_path: Path) 
         assert author.ask("output", request) == {"value": "ended"}
     finally:
         stage.close_authors()
+
+
+# A machine of two CPUs
+
+
+@pytest.mark.parametrize("release", RELEASES[-1:])
+def test_requests_that_map_at_the_same_time_end(release: str) -> None:
+    """With the newest SDK a map is a call of the function that makes it, and here more callers wait than there are
+    CPUs; another application has its turn all the same."""
+    stage = Stage(release, keys={"resource_overrides": {**ROOMY, "cpu_count": 2}})
+    try:
+        calls = stage.author("calls.py")
+        requests = [calls.ask("invoke", "squares_after", 1.5, 2) for _ in range(4)]
+        assert calls.value("greet", "bob") == "*** HELLO BOB ***"
+        assert [calls.ask("output", each)["value"] for each in requests] == [[0, 1]] * len(requests)
+    finally:
+        stage.close()

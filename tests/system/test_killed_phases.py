@@ -15,7 +15,7 @@ from .functions import Functions, S3Blobs, in_faulty_s3
 from .harness import Site, until
 from .inprocess import threaded
 
-LOST = "cancelled"
+LOST = "internal_error"
 """What the server's API calls CONTAINER_TERMINATED."""
 
 protocols = pytest.mark.parametrize("release", [OLD, NEW])

@@ -33,6 +33,20 @@ def squares(count: int) -> list[int]:
 
 @application()
 @function()
+def squares_after(seconds: float, count: int) -> list[int]:
+    """Long enough for other requests to begin."""
+    time.sleep(seconds)
+    return square.map(range(count))
+
+
+@application()
+@function(max_containers=1)
+def squares_alone(count: int) -> list[int]:
+    return square.map(range(count))
+
+
+@application()
+@function()
 def sum_of_squares(count: int) -> int:
     """A reduction over a map that nobody waits for in between, itself a tail call."""
     return plus.future.reduce(square.future.map(range(count)), 1000)

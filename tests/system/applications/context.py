@@ -59,6 +59,17 @@ def takes_time(tally: str) -> str:
 
 
 @application()
+@function(max_containers=1)
+def ticks(tally: str, times: int) -> str:
+    """Writes all the time that it runs."""
+    for _ in range(times):
+        with open(tally, "a") as file:
+            file.write("tick\n")
+        time.sleep(0.05)
+    return "done"
+
+
+@application()
 @function()
 def echo(data: bytes) -> bytes:
     return data
