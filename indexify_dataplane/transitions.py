@@ -15,6 +15,7 @@ from .core.events import (
     DrainAll,
     Ended,
     Event,
+    Exited,
     RunAllocation,
     SnapshotAttemptFailed,
     Snapshotted,
@@ -24,6 +25,7 @@ from .core.model import (
     Allocation,
     Completed,
     Container,
+    ExitStatus,
     Failed,
     Finalizing,
     Kind,
@@ -104,6 +106,8 @@ class Transitions:
             if isinstance(event, SnapshotAttemptFailed):
                 self._metrics.counter("snapshots.attempt_errors").add()
                 log.warn("snapshot will be tried again", error=event.message, **ids(new))
+            if isinstance(event, Exited) and isinstance(new.state, Snapshotting):
+                log.warn("container ended while its snapshot is being taken", **cause(event.status), **ids(new))
             return
         state = state_name(new.state)
         fields: dict[str, Any] = {**ids(new), "event": type(event).__name__}
@@ -111,6 +115,9 @@ class Transitions:
         message = getattr(event, "message", None)
         if message:
             fields["error"] = message
+        if isinstance(event, Exited):
+            fields |= cause(event.status)
+        by_itself = isinstance(event, Exited) and old is not None and isinstance(old.state, Running)
         reason = getattr(new.state, "reason", None)
         if reason is not None:
             fields["reason"] = reason.name
@@ -131,7 +138,7 @@ class Transitions:
                 ).add()
         if old is not None and isinstance(old.state, Snapshotting):
             self._snapshot_ended(event, old.state, now, fields)
-        (log.warn if message else log.info)(MESSAGES[state], **fields)
+        (log.warn if message or by_itself else log.info)(MESSAGES[state], **fields)
 
     def _snapshot_ended(self, event: Event, state: Snapshotting, now: float, fields: dict[str, Any]) -> None:
         fields |= {"snapshot_id": state.snapshot_id, "attempt": state.attempt}
@@ -182,6 +189,11 @@ def touched(before: Node, event: Event) -> Iterable[str]:
             return (allocation.spec.container_id,) if allocation is not None else ()
     container_id = getattr(event, "container_id", None)
     return (container_id,) if container_id else ()
+
+
+def cause(status: ExitStatus) -> dict[str, Any]:
+    """How it ended; nothing in all three means that nobody could tell."""
+    return {"exit_code": status.code, "signal": status.signal, "oom": status.oom}
 
 
 def ids(container: Container) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from indexify_dataplane.core.effects import Watch
-from indexify_dataplane.core.events import Event, Unhealthy
-from indexify_dataplane.core.model import ContainerSpec, Handle, Kind
+from indexify_dataplane.core.events import Event, Exited, Unhealthy
+from indexify_dataplane.core.model import ContainerSpec, ExitStatus, Handle, Kind
 from indexify_dataplane.daemon_client import DaemonUnreachable
+from indexify_dataplane.drivers.base import DriverError
 from indexify_dataplane.metrics import Metrics
 from indexify_dataplane.perform.watch import Watches
 
@@ -25,12 +26,19 @@ class Work:
         self.clock = clock
         self.asked: list[tuple[str, float]] = []
         self.silent: set[str] = set()
+        self.ended: ExitStatus | None = None
+        self.down = False
 
     def driver_of(self, handle: Handle) -> Any:
         return self
 
     def watch(self, handle: Handle, exited: Any) -> Any:
         return lambda: None
+
+    async def inspect(self, handle: Handle) -> ExitStatus | None:
+        if self.down:
+            raise DriverError("the engine does not answer")
+        return self.ended
 
     async def healthy(self, spec: ContainerSpec, handle: Handle) -> bool:
         self.asked.append((handle.id, self.clock.seconds()))
@@ -79,3 +87,23 @@ class Moments(TestCase):
         self.assertEqual(self.told, [])
         self.go(INTERVAL)
         self.assertEqual([type(each) for each in self.told], [Unhealthy])
+
+    def test_the_driver_is_asked_before_one_is_called_unhealthy(self) -> None:
+        self.begin("c")
+        self.work.silent.add("c")
+        self.work.down = True
+        self.go(5 * INTERVAL)
+        self.assertEqual(self.told, [])
+        self.work.down, self.work.ended = False, ExitStatus(signal=9)
+        self.go(3 * INTERVAL)
+        self.assertEqual(self.told, [Exited("c", "c", ExitStatus(signal=9))])
+
+    def test_an_answer_after_the_driver_was_away_is_a_good_one(self) -> None:
+        self.begin("c")
+        self.work.silent.add("c")
+        self.work.down = True
+        self.go(5 * INTERVAL)
+        self.work.silent.clear()
+        self.work.down = False
+        self.go(5 * INTERVAL)
+        self.assertEqual(self.told, [])

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from ..core.effects import Watch
 from ..core.events import Event, Exited, Unhealthy
 from ..core.model import ExitStatus, Kind
+from ..drivers.base import DriverError
 from ..metrics import Metrics
 from ..reactor import Clock
 from .containers import ContainerWork
@@ -123,6 +124,28 @@ class ContainerWatch:
             error=problem,
         )
         if self._bad >= self._threshold and not self._quiet:
+            await self._judge(problem)
+
+    async def _judge(self, problem: str) -> None:
+        """A dead one does not answer either, and its driver's word about the end is on its way, or waits for an engine
+        that is down itself: so the driver is asked first, and while it cannot tell nothing is said."""
+        effect = self._effect
+        try:
+            status = await self._work.driver_of(effect.handle).inspect(effect.handle)
+        except CancelledError:
+            return
+        except DriverError as error:
+            log.warn(
+                "a container that does not answer cannot be looked at; waiting for its driver",
+                container_id=effect.container_id,
+                error=str(error),
+            )
+            return
+        if self._quiet:
+            return
+        if status is not None:
+            self._exited(status)
+        else:
             self._submit(Unhealthy(effect.container_id, effect.handle.id, problem))
 
 

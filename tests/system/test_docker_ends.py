@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -132,6 +133,11 @@ def test_a_crash(nodes: DockerNodes) -> None:
     nodes.server.rest.running(sandbox)
     nodes.api.kill(nodes.container(sandbox)["Id"], signal="SIGKILL")
     assert reason(nodes, sandbox) == "ProcessCrash"
+    assert nodes.node is not None
+    (line,) = [each for each in nodes.node.said.splitlines() if "container is being killed" in each]
+    told = json.loads(line)
+    cause = {"exit_code": None, "signal": 9, "oom": False, "reason": "PROCESS_CRASH"}
+    assert told["level"] == "WARN" and cause.items() <= told["fields"].items(), line
 
 
 def survives_an_oom(nodes: DockerNodes) -> str:
@@ -216,9 +222,8 @@ def test_the_engine_is_killed_and_comes_back(site: Site) -> None:
 
     try:
         second = Engine(address=engine("start"))
-        # The engine gives them ten seconds to end; at the usual pace no daemon becomes unhealthy within them.
-        patient = {**QUICK["health"], "failure_threshold": 60}
-        nodes = DockerNodes(site, second, **{**QUICK, "health": patient})
+        # The engine gives them ten seconds to end, in which their daemons do not answer; it has the last word.
+        nodes = DockerNodes(site, second, **QUICK)
         nodes.start()
         sandboxes = [nodes.create() for _ in range(2)]
         nodes.server.rest.running(*sandboxes)
