@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docker.errors import APIError, NotFound
@@ -17,6 +17,11 @@ RESTORED = "indexify-restore"
 TRANSIENT = ("indexify-guest/empty", "indexify-doctor")
 """Repositories of images that exist for moments only."""
 TRANSIENT_SECS = 60
+OURS = "indexify."
+NODES = "indexify-dataplane"
+"""How the documentation names containers that nodes run in."""
+COMPOSED = "com.docker.compose.project"
+"""Compose gives names that begin with the project's."""
 CONTAINER, IMAGE, VOLUME = "container", "image", "volume"
 
 
@@ -39,9 +44,21 @@ def _containers(containers: list[Any], place: str) -> Iterator[Found]:
         whose = names.read(labels)
         if whose is not None:
             yield Found(CONTAINER, name, whose.container_id, whose.executor_id, place)
+        elif names.EXECUTOR in labels:
+            # Not all labels are there: no node has made it, or somebody has made it anew.
+            yield Found(CONTAINER, name, executor_id=labels[names.EXECUTOR], place=place)
         elif labels.get(names.MANAGED) == "true" or names.BUNDLE in labels:
             # One of those that exist for moments: it fills a volume, or is a check of doctor's.
             yield Found(CONTAINER, name, place=place, needed=time.time() - each.get("Created", 0) < TRANSIENT_SECS)
+        elif _by_name(name, labels):
+            yield Found(CONTAINER, name, name.removeprefix(names.PREFIX), place=place, by_name=True)
+
+
+def _by_name(name: str, labels: Mapping[str, str]) -> bool:
+    """Whether nothing but its name, or a label that nodes do not look at, says that it is ours."""
+    if name.startswith(NODES) or COMPOSED in labels:
+        return False
+    return name.startswith(names.PREFIX) or any(label.startswith(OURS) for label in labels)
 
 
 def _images(client: Any, place: str) -> Iterator[Found]:

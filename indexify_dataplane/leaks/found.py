@@ -11,7 +11,8 @@ from attrs import frozen
 class Found:
     """``kind`` is container, image, volume, chain, run directory or cgroup. ``container_id`` and ``executor_id`` are
     whose it is, as far as it tells; ``place`` is the engine or directory. ``needed``: something else accounts for it,
-    such as a container that uses the volume."""
+    such as a container that uses the volume. ``by_name``: only its name says that it is this product's, so it is told,
+    and whether it goes is the operator's to say."""
 
     kind: str
     name: str
@@ -19,6 +20,7 @@ class Found:
     executor_id: str | None = None
     place: str = ""
     needed: bool = False
+    by_name: bool = False
 
 
 @frozen

@@ -80,7 +80,9 @@ class Search(Service):
     async def sweep(self) -> Listing:
         """Remove leaks that are nobody's; what was there before. Each removal is logged once."""
         listing = await self.look()
-        nobodys = [each for each in listing.leaks if each.executor_id is None and each.kind in SWEPT]
+        nobodys = [
+            each for each in listing.leaks if each.executor_id is None and each.kind in SWEPT and not each.by_name
+        ]
         if nobodys:
             await self._calls.run(self._remove, nobodys)
         return listing

@@ -31,6 +31,7 @@ def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
         pytest.skip(str(skipped))
     nodes = DockerNodes(site, engine)
     api = engine.client.api
+    bystander: str | None = None
     try:
         node = nodes.start()
         sandbox = nodes.create()
@@ -43,11 +44,16 @@ def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
         lost = f"indexify-lost-{node.executor_id}"
         planted = {names.MANAGED: "true", names.EXECUTOR: node.executor_id, names.CONTAINER: "lost"}
         api.create_container(nodes.image, command=["true"], name=lost, labels={**planted, names.KIND: "function"})
+        # The same with a label missing, and what only has such a name, which is told and left alone.
+        maimed, named = f"indexify-maimed-{node.executor_id}", f"indexify-named-{node.executor_id}"
+        api.create_container(nodes.image, command=["true"], name=maimed, labels=planted)
+        bystander = api.create_container(nodes.image, command=["true"], name=named)["Id"]
         volume = f"indexify-guest-{node.executor_id[:16]}"
         api.create_volume(volume, labels={names.MANAGED: "true", names.BUNDLE: "0123"})
         code, told = leaks(site, nodes)
         found = {(each["kind"], each["name"]) for each in told["leaks"]}
-        assert code == 1 and {("container", lost), ("volume", volume)} <= found, told
+        planted_all = {("container", lost), ("container", maimed), ("container", named), ("volume", volume)}
+        assert code == 1 and planted_all <= found, told
         assert f"indexify-{sandbox}" not in {each["name"] for each in told["leaks"]}
         shown = site.run(PROGRAM, "ctl", "leaks", "--config", str(nodes.config))
         assert shown.returncode == 1 and "container lost" in shown.stdout, shown.stdout
@@ -58,12 +64,15 @@ def test_listed_until_gone_and_swept_at_the_next_start(site: Site) -> None:
 
         def swept() -> bool:
             left = {each["name"] for each in leaks(site, nodes)[1]["leaks"]}
-            return not left & {lost, volume}
+            return not left & {lost, maimed, volume}
 
         until("the leaks to be swept", swept)
+        assert named in {each["name"] for each in leaks(site, nodes)[1]["leaks"]}
         assert nodes.container(sandbox)["State"]["Running"]
     finally:
         nodes.close()
+        if bystander is not None:
+            api.remove_container(bystander)
 
 
 def test_chains_of_a_node_that_never_comes_back_go_with_the_start_of_another(site: Site, engine: Engine) -> None:

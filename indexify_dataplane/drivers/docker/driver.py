@@ -317,22 +317,26 @@ class DockerDriver:
 
     def list_containers(self) -> Sequence[Listed]:
         with engine_call(OTHER, "containers cannot be listed"):
-            found = self.client.containers(all=True, trunc=False, filters={"label": [names.MINE]})
+            found = self.client.containers(all=True, trunc=False, filters={"label": [names.EXECUTOR]})
         listed = []
         for each in found:
-            whose = names.read(each.get("Labels"))
-            if whose is None:
-                continue
+            labels = each.get("Labels") or {}
+            whose = names.read(labels)
             identity, state = str(each["Id"]), str(each.get("State", ""))
-            alive = state in ("running", "paused", "restarting")
+            alive, started = state in ("running", "paused", "restarting"), state != "created"
+            if whose is None:
+                # Not all labels are there: that executor's, and under an id that is in no record.
+                unknown, kind = Handle(self._name, identity), next(iter(self._settings))
+                listed.append(
+                    Listed(identity, labels[names.EXECUTOR], kind, unknown, alive, started=state != "created")
+                )
+                continue
             if alive:
                 self._lives.listed(identity)
             networks = (each.get("NetworkSettings") or {}).get("Networks")
             ip = addresses.address(networks, self._networks.get(whose.kind))
             handle = self._place.handle(identity, whose.kind, whose.run, ip, whose.container_id)
-            listed.append(
-                Listed(whose.container_id, whose.executor_id, whose.kind, handle, alive, started=state != "created")
-            )
+            listed.append(Listed(whose.container_id, whose.executor_id, whose.kind, handle, alive, started))
         return listed
 
     def logs(self, handle: Handle, lines: int) -> str:

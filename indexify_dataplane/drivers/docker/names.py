@@ -22,6 +22,7 @@ RUN = "indexify.run"
 BUNDLE = "indexify.bundle"
 """Digest of the guest bundle that the container runs from."""
 MINE = f"{MANAGED}=true"
+PREFIX = "indexify-"
 
 _USABLE = re.compile(r"[a-zA-Z0-9_.-]{1,200}")
 _TAGS = ("namespace", "app", "app_version", "fn")
@@ -30,8 +31,8 @@ _TAGS = ("namespace", "app", "app_version", "fn")
 def container_name(container_id: str) -> str:
     """``indexify-<container id>``; the hash of an id that an engine would refuse in a name."""
     if _USABLE.fullmatch(container_id):
-        return f"indexify-{container_id}"
-    return f"indexify-x{hashlib.sha256(container_id.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+        return f"{PREFIX}{container_id}"
+    return f"{PREFIX}x{hashlib.sha256(container_id.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
 
 
 @frozen
@@ -72,7 +73,7 @@ def labels(order: StartOrder, *, run: str, bundle: str | None) -> dict[str, str]
 
 
 def read(found: Mapping[str, str] | None) -> Labels | None:
-    """None for a container that is not ours, or whose labels somebody has made up."""
+    """None for a container that is not ours, or whose labels are not all there: a node makes none such."""
     if not found or found.get(MANAGED) != "true":
         return None
     try:
