@@ -8,7 +8,6 @@ executors write is not, one by one.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import uuid
@@ -34,7 +33,14 @@ def _explained(operation: str, uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise BlobNotFound(f"{operation} of {uri}: there is no such file") from error
     except OSError as error:
-        raise BlobError(f"{operation} of {uri}: {error.strerror or error}", retryable=True) from error
+        retryable = not isinstance(error, IsADirectoryError)
+        raise BlobError(f"{operation} of {uri}: {error.strerror or error}", retryable=retryable) from error
+
+
+def _must_be_file(status: os.stat_result, operation: str, uri: str) -> None:
+    """Whatever else may have the name: a pipe would be waited for without end, and a device have no end."""
+    if not stat.S_ISREG(status.st_mode):
+        raise BlobError(f"{operation} of {uri}: a blob is a regular file, and this is none")
 
 
 def _sync_folder(folder: str) -> None:
@@ -45,6 +51,10 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 class LocalStore:
     """Implements ``BlobStore`` for ``file://``."""
 
@@ -53,12 +63,12 @@ class LocalStore:
     def size(self, uri: str) -> int:
         with _explained("get_metadata", uri):
             status = os.stat(file_path(uri))
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            _must_be_file(status, "get_metadata", uri)
             return status.st_size
 
     def read(self, uri: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        with _explained("get", uri), open(file_path(uri), "rb") as file:
+        with _explained("get", uri), open(file_path(uri), "rb", opener=_without_waiting) as file:
+            _must_be_file(os.fstat(file.fileno()), "get", uri)
             file.seek(offset)
             left = length
             while left is None or left > 0:

@@ -50,6 +50,16 @@ class Local(BlobStoreContract, SynchronousTestCase):
             list(self.store.read(f"{self.base}/folder"))
         self.assertNotIsInstance(caught.exception, BlobNotFound)
 
+    def test_what_is_no_file_is_refused_at_once(self) -> None:
+        os.makedirs(file_path(f"{self.base}/directory"))
+        pipe = f"{self.base}/pipe"
+        os.mkfifo(file_path(pipe))
+        for uri in (pipe, "file:///dev/zero", f"{self.base}/directory"):
+            for operation in (self.store.size, lambda uri: next(iter(self.store.read(uri)))):
+                with self.assertRaises(BlobError) as caught:
+                    operation(uri)
+                self.assertFalse(caught.exception.retryable, uri)
+
 
 class UploadIsGone(BaseHTTPRequestHandler):
     """S3 after an upload was completed: it does not know the upload any more, but has what it made."""
