@@ -138,7 +138,9 @@ class Killed(Program):
     def test_while_the_container_starts(self: Any) -> None:
         application = self.deploy("slow_import", initialization_timeout_sec=4)
         request = self.invoke(application, "x")
-        until("a container that starts", lambda: "starting" in self.states())
+        # The call comes in a command of its own, which may not have arrived when the container is there.
+        here = lambda: "starting" in self.states() and self.node.state()["allocations"]  # noqa: E731
+        until("a container that starts, and its call", here)
         self.kill_node()
         self.begin_node().ready()
         found = self.finished(request)
