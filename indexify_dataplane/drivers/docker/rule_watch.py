@@ -3,59 +3,34 @@ flushed the packet filter, or loaded it anew."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from ...reactor import Calls, Clock
 from ..base import DriverError
+from .rounds import Rounds
 
 log = Logger()
 
 
-class RuleWatch(Service):
-    """``check`` looks and repairs, in ``calls``, a pool of its own: a packet filter that hangs delays nothing else. The
-    first look is ``interval`` seconds after the start, the next one waits for the one before."""
+class RuleWatch(Rounds):
+    """``check`` looks and repairs."""
 
     name = "rule-watch"
 
     def __init__(self, *, clock: Clock, calls: Calls, check: Callable[[], None], interval: float) -> None:
-        self._calls = calls
+        super().__init__(clock=clock, calls=calls, interval=interval, at_once=False)
         self._check = check
-        self._interval = interval
         self._told: str | None = None
-        self._looking: Deferred[None] | None = None
-        self._loop = LoopingCall(self._begin)
-        self._loop.clock = clock  # type: ignore[assignment]
 
-    def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
-        self._calls.start()
-        self._loop.start(self._interval, now=False)
-
-    def stopService(self) -> None:
-        super().stopService()  # type: ignore[no-untyped-call]
-        if self._loop.running:
-            self._loop.stop()
-        if self._looking is not None:
-            self._looking.cancel()
-        # Joining blocks, and a call that hangs would keep the process.
-        threading.Thread(target=self._calls.stop, name="rule watch stop", daemon=True).start()
-
-    def _begin(self) -> Deferred[None]:
-        self._looking = Deferred.fromCoroutine(self._look())
-        return self._looking
-
-    async def _look(self) -> None:
+    async def round(self) -> None:
         """What goes wrong is told when it begins, not every time."""
         try:
             await self._calls.run(self._check)
         except CancelledError:
-            return
+            raise
         except DriverError as error:
             if self._told != str(error) and self.running:
                 log.error("rules of the packet filter cannot be checked, trying again", error=str(error))
@@ -67,5 +42,3 @@ class RuleWatch(Service):
             if self._told is not None:
                 log.info("rules of the packet filter are checked again")
             self._told = None
-        finally:
-            self._looking = None
