@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from ...reactor import Calls, Clock
 
 
-class Rounds(Service):
+class Rounds(Service, ABC):
     """A round every ``interval`` seconds, the first one ``at_once`` or after that time; the next one waits for the one
     before. ``calls`` is a pool of its own, so that a call that hangs delays nothing but the next round."""
 
@@ -23,9 +24,9 @@ class Rounds(Service):
         self._loop = LoopingCall(self._begin)
         self._loop.clock = clock  # type: ignore[assignment]
 
+    @abstractmethod
     async def round(self) -> None:
         """What is done. A failure that it lets out ends all rounds."""
-        raise NotImplementedError
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
