@@ -24,7 +24,7 @@ def start() -> int:
         sys.modules[package] = module
     from importlib import import_module
 
-    code = import_module(package + ".daemon").main(sys.argv[1:])
+    code = import_module(package + ".entry").main(sys.argv[1:])
     return int(code)
 
 

@@ -1,9 +1,9 @@
-"""The daemon's command line and the two variables of its environment, read by hand (argparse is 0.6 MB resident)."""
+"""The daemon's command line and the two variables of its environment, read by hand: argparse is 0.6 MB resident, and
+what is imported here, dataclasses included, delays the moment at which the ports are taken."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 USAGE = """\
 usage: indexify-container-daemon [FLAGS] [-- COMMAND ARG...]
@@ -33,23 +33,39 @@ class UsageError(Exception):
     """A command line that cannot be understood; the daemon exits with 2."""
 
 
-@dataclass(frozen=True)
 class Options:
     """The command line as values. Sizes and times in bytes and seconds."""
 
-    port: int = 9500
-    http_port: int = 9501
-    address: str = "0.0.0.0"
-    port_file: str | None = None
-    log_dir: str = "/var/log/indexify"
-    shutdown_timeout: float = 30.0
-    token: bytes | None = None
-    held: bool = False
-    image_user: str | None = None
-    remove: str | None = None
-    entrypoint: tuple[str, ...] = ()
-    log_level: str = "info"
-    help: bool = False
+    def __init__(
+        self,
+        *,
+        port: int = 9500,
+        http_port: int = 9501,
+        address: str = "0.0.0.0",
+        port_file: str | None = None,
+        log_dir: str = "/var/log/indexify",
+        shutdown_timeout: float = 30.0,
+        token: bytes | None = None,
+        held: bool = False,
+        image_user: str | None = None,
+        remove: str | None = None,
+        entrypoint: tuple[str, ...] = (),
+        log_level: str = "info",
+        help: bool = False,
+    ) -> None:
+        self.port = port
+        self.http_port = http_port
+        self.address = address
+        self.port_file = port_file
+        self.log_dir = log_dir
+        self.shutdown_timeout = shutdown_timeout
+        self.token = token
+        self.held = held
+        self.image_user = image_user
+        self.remove = remove
+        self.entrypoint = entrypoint
+        self.log_level = log_level
+        self.help = help
 
 
 def parse(arguments: list[str], environment: dict[str, str]) -> Options:

@@ -6,14 +6,14 @@ held start the HTTP API refuses connections and the entrypoint waits until the g
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import os
-import sys
 from typing import Any
 
-from . import command_line, environment
+from . import environment
 from .children import Children, Identity
-from .command_line import Options, UsageError
+from .command_line import Options
 from .daemon_api import DaemonApi
 from .descendants import Descendants
 from .entrypoint import Entrypoint
@@ -23,7 +23,7 @@ from .http_server import HttpServer
 from .logs import Log
 from .oom import OomKills, counter_path
 from .output_log import OutputStore
-from .ports import BACKLOG, Ports
+from .ports import BACKLOG, Ports, listener
 from .process import Surroundings
 from .process_api import ProcessApi
 from .processes import Processes
@@ -41,40 +41,16 @@ CLOSE_SECONDS = 0.5
 DESCRIPTORS = 8192
 
 
-def main(arguments: list[str]) -> int:
-    """Run to the end; the result is the exit code."""
-    try:
-        options = command_line.parse(arguments, dict(os.environ))
-    except UsageError as error:
-        return _say(str(error), 2)
-    if options.help:
-        sys.stdout.write(command_line.USAGE)
-        return 0
-    if options.remove is not None:
-        remove(options.remove)
-    try:
-        ports = Ports(options)
-        identity = image_identity(options.image_user)
-        if options.port_file is not None:
-            ports.write(options.port_file)
-    except OSError as error:
-        return _say(str(error), 1)
-    except Refusal as refusal:
-        return _say(f"--image-user: {refusal.error}", 1)
+def run(options: Options, ports: Ports) -> int:
+    """Run to the end; the result is the exit code. Raises Refusal for an image user that is not there, OSError for a
+    port file that cannot be written."""
+    identity = image_identity(options.image_user)
+    if options.port_file is not None:
+        ports.write(options.port_file)
     name_this_process()
     raise_descriptor_limit()
     with asyncio.Runner() as runner:
         return runner.run(serve(options, ports, identity))
-
-
-def remove(path: str) -> None:
-    """Remove what had to be there for the sandbox to start. If it cannot be removed that is said, and nothing more."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        _say(f"--remove {path}: {error.strerror}", 0)
 
 
 def image_identity(image_user: str | None) -> Identity | None:
@@ -103,11 +79,6 @@ def raise_descriptor_limit() -> None:
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _say(text: str, code: int) -> int:
-    sys.stderr.write(f"indexify-container-daemon: {text}\n")
-    return code
 
 
 async def serve(options: Options, ports: Ports, identity: Identity | None) -> int:
@@ -241,6 +212,7 @@ class Daemon:
         self._entrypoint.start()
         self._log.info("ready")
 
-    async def _listen(self, protocol: object, listener: object) -> None:
-        server = await self._loop.create_server(protocol, sock=listener, backlog=BACKLOG)  # type: ignore[call-overload]
+    async def _listen(self, protocol: object, taken: _socket.socket) -> None:
+        at = listener(taken)
+        server = await self._loop.create_server(protocol, sock=at, backlog=BACKLOG)  # type: ignore[call-overload]
         self._servers.append(server)

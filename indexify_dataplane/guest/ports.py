@@ -1,18 +1,27 @@
-"""The daemon's two listening sockets, taken before anything else happens."""
+"""The daemon's two listening sockets, taken before anything else happens, the import of most modules included: from
+then on the kernel lets in whoever knocks, and nobody has to ask again and again whether the daemon is there.
+
+So nothing is imported here that takes time; ``socket`` itself brings ``enum`` and ``collections`` along.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
+from _socket import AF_INET, IPPROTO_TCP, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
+from _socket import socket as RawSocket
 
 from .command_line import Options
+
+TYPE_CHECKING = False  # spares the daemon the typing module
+if TYPE_CHECKING:
+    import socket
 
 BACKLOG = 512
 
 
 class Ports:
-    """Both sockets. The HTTP one takes its port but refuses connections as long as a held start lasts.
+    """Both sockets. The HTTP one takes its port but refuses connections as long as a held start lasts. ``numbers`` are
+    the ports, by ``grpc`` and ``http``.
 
     Raises OSError with a sentence that names the port.
     """
@@ -24,16 +33,13 @@ class Ports:
         except OSError:
             self.grpc.close()
             raise
-
-    @property
-    def numbers(self) -> dict[str, int]:
-        return {"grpc": self.grpc.getsockname()[1], "http": self.http.getsockname()[1]}
+        self.numbers: dict[str, int] = {"grpc": self.grpc.getsockname()[1], "http": self.http.getsockname()[1]}
 
     def write(self, path: str) -> None:
         """``{"grpc": N, "http": N, "pid": N}`` at ``path``, complete or not there."""
         temporary = f"{path}.{os.getpid()}"
         with open(temporary, "w", encoding="ascii") as file:
-            json.dump({**self.numbers, "pid": os.getpid()}, file)
+            file.write(f'{{"grpc": {self.numbers["grpc"]}, "http": {self.numbers["http"]}, "pid": {os.getpid()}}}')
         os.rename(temporary, path)
 
     def close(self) -> None:
@@ -41,18 +47,25 @@ class Ports:
         self.http.close()
 
 
-def _take(address: str, port: int, purpose: str, *, listen: bool) -> socket.socket:
+def listener(taken: RawSocket) -> socket.socket:
+    """The socket as the event loop wants it; ``taken`` is empty afterwards."""
+    import socket
+
     # Named as TCP, or the event loop does not switch off Nagle's algorithm: 40 ms per answer in several pieces.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    return socket.socket(AF_INET, SOCK_STREAM, IPPROTO_TCP, fileno=taken.detach())
+
+
+def _take(address: str, port: int, purpose: str, *, listen: bool) -> RawSocket:
+    taken = RawSocket(AF_INET, SOCK_STREAM, IPPROTO_TCP)
     try:
         if port:
             # Not for a port the kernel chooses: it could choose one that another held daemon has.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
+            taken.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        taken.bind((address, port))
         if listen:
-            listener.listen(BACKLOG)
+            taken.listen(BACKLOG)
     except OSError as error:
-        listener.close()
+        taken.close()
         raise OSError(f"cannot listen on {address}:{port} for {purpose}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
+    taken.setblocking(False)
+    return taken

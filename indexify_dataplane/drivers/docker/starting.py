@@ -26,6 +26,7 @@ from .creation import DAEMON_PORT, EXECUTOR_PORT, HTTP_PORT
 from .exit_status import exit_status, is_running
 from .failures import CREATE, EXPECTED, OTHER, START, engine_call, failure, sentence_of, status_of
 from .firewall import Firewall, Networks
+from .guest_mount import Warming
 from .images import Images, Policy
 from .limits import Grants
 from .tokens import Tokens, new_run
@@ -85,13 +86,7 @@ class Place:
         self.uppers = uppers
         self.default_runtime = default_runtime
         self.output = output
-
-    def warm_bundle(self) -> None:
-        """Read the daemon's bundle here, lest its pages be charged to the sandbox. Raises DriverError."""
-        try:
-            self.bundle.warm()
-        except OSError as error:
-            raise DriverError(f"the guest daemon's bundle cannot be read: {error}") from error
+        self.warm_bundle = Warming(bundle)
 
     def handle(self, identity: str, kind: Kind, run: str, ip: str | None, container_id: str) -> Handle:
         """The handle of a container; one that has ended has no address any more."""
