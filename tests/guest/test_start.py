@@ -51,11 +51,25 @@ class Start(SynchronousTestCase):
         run = subprocess.run([sys.executable, "-m", "indexify_dataplane.guest", "--help"], capture_output=True)
         self.assertEqual((run.returncode, run.stdout[:31]), (0, b"usage: indexify-container-daemo"))
 
+    def test_the_ports_are_taken_before_what_takes_time_is_imported(self) -> None:
+        script = (
+            "import sys, types; package = types.ModuleType('indexify_guest')\n"
+            f"package.__path__ = [{str(GUEST.parent)!r}]\n"
+            "sys.modules['indexify_guest'] = package\n"
+            "import indexify_guest.entry\n"
+            "print('\\n'.join(sys.modules))"
+        )
+        run = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+        self.assertIn("indexify_guest.ports", run.stdout.split())
+        heavy = {"asyncio", "collections", "dataclasses", "enum", "functools", "re", "socket", "typing"}
+        self.assertEqual(set(run.stdout.split()) & heavy, set())
+
     def test_nothing_heavy_and_nothing_of_ours_is_imported(self) -> None:
         script = (
             "import runpy, sys; sys.argv = ['x', '--help']\n"
             f"try: runpy.run_path({str(GUEST)!r}, run_name='__main__')\n"
             "except SystemExit: pass\n"
+            "import indexify_guest.daemon\n"
             "print('\\n'.join(name for name, module in sys.modules.items() if module is not None), file=sys.stderr)"
         )
         run = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
