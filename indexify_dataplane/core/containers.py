@@ -17,7 +17,6 @@ from attrs import evolve
 
 from . import allocations, claims, gpus
 from .effects import (
-    Adopt,
     CancelSnapshot,
     CancelStart,
     Kill,
@@ -294,13 +293,6 @@ def delivered(turn: Turn, container_id: str, report: int) -> None:
         return
     turn.put(evolve(container, state=evolve(container.state, report=None)))
     turn.alarm(max(turn.now, container.state.at + turn.node.rules.forget_after), Due(container.id))
-
-
-def adopt(turn: Turn, container: Container, handle: Handle) -> None:
-    """Finish the start of a container that the driver already has."""
-    op = turn.next_op()
-    turn.put(evolve(container, op=op))
-    turn.do(Adopt(container.id, op, container.spec, handle))
 
 
 def reason_of_exit(kind: Kind, status: ExitStatus) -> TerminationReason:

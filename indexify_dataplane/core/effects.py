@@ -70,12 +70,14 @@ class Start:
 
 @frozen
 class Adopt:
-    """Finish the start of a container that the driver already has: answered like Start."""
+    """Finish the start of a container that the driver already has: answered like Start. ``gpus`` are what it has, for a
+    start anew where somebody kills it meanwhile."""
 
     container_id: str
     op: int
     spec: ContainerSpec
     handle: Handle
+    gpus: tuple[str, ...] = ()
 
 
 @frozen

@@ -4,7 +4,8 @@ The record is written before the driver acts and the driver marks a container be
 
     record        driver has it alive      driver has its remains      driver knows nothing
     Starting      finish the start         kill, start failed; start   start it (a function that dies with its node
-                                           it if it never ran          may have run its constructor: dead)
+                                           it if it never ran, or is   may have run its constructor: dead)
+                                           being removed
     Aborting      kill                     kill                        dead
     Running       keep; rules and rest     keep; its exit is told      dead, reason unknown
                   are put back
@@ -57,7 +58,7 @@ FATAL_DEATHS = 3
 @frozen
 class Present:
     """A container that a driver has: its id, the executor that started it, where it is, whether it runs, and whether it
-    ever ran."""
+    ever ran; as good as that is one that is being removed."""
 
     container_id: str
     executor_id: str
@@ -125,18 +126,19 @@ def _container(
                 turn.put(evolve(container, state=evolve(container.state, report=None)))
                 turn.alarm(max(turn.now, at + turn.node.rules.forget_after), Due(container.id))
         case Starting():
-            if present is None and function and (dies_with_node or blamed):
+            over = function and (dies_with_node or blamed)
+            if present is None and over:
                 containers.terminated(turn, container, Reason.UNKNOWN)
-            elif present is None or not present.started:
+            elif present is None or not (over or present.started):
                 op = turn.next_op()
                 turn.put(evolve(container, op=op))
                 turn.do(Start(container.id, op, container.spec, container.gpus))
-            elif alive and not (function and (dies_with_node or blamed)):
+            elif alive and not over:
                 op = turn.next_op()
                 turn.put(evolve(container, op=op))
-                turn.do(Adopt(container.id, op, container.spec, present.handle))
+                turn.do(Adopt(container.id, op, container.spec, present.handle, container.gpus))
             else:
-                died = Reason.UNKNOWN if dies_with_node or blamed else Reason.STARTUP_FAILED_INTERNAL_ERROR
+                died = Reason.UNKNOWN if over else Reason.STARTUP_FAILED_INTERNAL_ERROR
                 containers.kill(turn, container, present.handle, died)
             _expiry(turn, container)
         case Aborting(reason):

@@ -94,7 +94,7 @@ class StartOrder:
 @frozen
 class Listed:
     """A container the driver has, running or not, whoever started it. ``started`` is False for one that was made but
-    never ran: a start of the same id replaces it."""
+    never ran, or that is being removed: a start of the same id replaces it."""
 
     container_id: str
     executor_id: str

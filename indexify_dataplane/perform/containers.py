@@ -2,11 +2,15 @@
 
 Interleaving that matters: a start may be cancelled while the driver works (the driver cleans up), while the process
 is waited for (it is killed here), or while it is being killed already (the kill goes on, undisturbed).
+
+And one with an earlier life of the node: that had ordered the removal of the container, which the platform has not
+carried out when this life finds the container running and finishes its start. Such a sandbox is started anew.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -124,9 +128,19 @@ class ContainerWork:
                 await driver.apply_policy(handle, spec.id, spec.sandbox.network_policy)
             await self._until_usable(driver, spec, handle)
         except (CancelledError, Exception) as error:
-            self._cancellable.pop(effect.op, None)
-            output = "" if isinstance(error, CancelledError) else await self._last_output(driver, handle)
+            work = self._cancellable.pop(effect.op, None)
+            cancelled = isinstance(error, CancelledError)
+            output = "" if cancelled else await self._last_output(driver, handle)
+            taken_away = isinstance(effect, Adopt) and not cancelled and await self._was_killed(driver, handle)
             await self.kill_until_gone(handle)
+            if isinstance(effect, Adopt) and spec.kind is Kind.SANDBOX and taken_away:
+                log.info(
+                    "container was killed while its start was being finished, starting it anew",
+                    container_id=spec.id, problem=_text(error),
+                )  # fmt: skip
+                if work is not None:
+                    self._cancellable[effect.op] = work
+                return await self._start_in_span(Start(effect.container_id, effect.op, spec, effect.gpus))
             return StartFailed(effect.container_id, effect.op, _reason(error), _text(error) + output)
         if spec.kind is Kind.SANDBOX:
             took = self._clock.seconds() - began
@@ -237,6 +251,15 @@ class ContainerWork:
             await driver.thaw(effect.handle)
             return False
         return True
+
+    async def _was_killed(self, driver: Driver, handle: Handle) -> bool:
+        """Whether it was ended from outside: with SIGKILL, not for lack of memory, or so that nobody can tell how."""
+        try:
+            status = await driver.inspect(handle)
+        except DriverError as error:
+            log.debug("a container cannot be looked at", handle=handle.id, error=str(error))
+            return False
+        return status is not None and not status.oom and status.code is None and status.signal in (None, signal.SIGKILL)
 
     async def _has_ended(self, driver: Driver, handle: Handle) -> bool:
         try:

@@ -67,6 +67,16 @@ class Recovery(SynchronousTestCase):
         (start,) = self.go(record, drivers=survives)
         self.assertEqual((type(start), start.gpus, self.node.free_gpus), (fx.Start, ("g1",), ("g2",)))
 
+    def test_a_function_that_never_ran_is_not_started_again_once_its_calls_have_failed(self) -> None:
+        survives = Map({Kind.FUNCTION: DriverRules(survives_node=True)})
+        row, made = (
+            Allocation(allocation("a1", "fn"), Preparing(0.0)),
+            evolve(self.there("fn", alive=False), started=False),
+        )
+        effects = self.go(Container(function(), Starting(90.0)), present=[made], allocations=[row], drivers=survives)
+        self.assertIn(fx.Kill("fn", 50, handle("fn")), effects)
+        self.assertEqual(self.node.containers["fn"].state.reason, Reason.UNKNOWN)
+
     def test_aborting(self) -> None:
         record = Container(sandbox(), Aborting(Reason.FUNCTION_CANCELLED, 90.0), removal_ordered=True)
         effects = self.go(record)

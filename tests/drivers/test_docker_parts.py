@@ -24,7 +24,7 @@ from indexify_dataplane.drivers.blocking import Cancelled
 from indexify_dataplane.drivers.docker import addresses, creation, failures, names, output, placeholder
 from indexify_dataplane.drivers.docker.connection import EngineFacts
 from indexify_dataplane.drivers.docker.credentials import credentials, registry_of
-from indexify_dataplane.drivers.docker.exit_status import exit_status
+from indexify_dataplane.drivers.docker.exit_status import exit_status, standing
 from indexify_dataplane.drivers.docker.images import ImageFacts
 from indexify_dataplane.drivers.docker.limits import CPU_PERIOD, Grants
 from indexify_dataplane.drivers.docker.lives import Death, Lives
@@ -210,6 +210,14 @@ class Errors(SynchronousTestCase):
                 self.assertEqual(error.reason, wanted)
                 self.assertEqual(isinstance(error, ImageError), wanted is bad)
                 self.assertIn(sentence, str(error))
+
+    def test_what_is_being_removed_counts_as_never_started(self) -> None:
+        alive, remains, replaceable = (True, True), (False, True), (False, False)
+        table = {
+            "running": alive, "paused": alive, "restarting": alive, "exited": remains,
+            "created": replaceable, "removing": replaceable, "dead": replaceable,
+        }  # fmt: skip
+        self.assertEqual({state: standing(state) for state in table}, table)
 
     def test_how_it_ended(self) -> None:
         def ended(code: int, oom: bool = False, **more: Any) -> ExitStatus | None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from tests.engine import Engine, require
 
 from .harness import Site
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure comes with what the nodes said of it."""
+    report = yield
+    made = getattr(item, "funcargs", {}).get("site")
+    if report.when == "call" and report.failed and isinstance(made, Site):
+        report.sections.append(("logs of the site", made.story(report.longreprtext)))
+    return report
 
 
 @pytest.fixture

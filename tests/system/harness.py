@@ -33,6 +33,10 @@ FIRST_START = 120.0
 """Seconds for a node's start: the first one with a Docker driver packs the guest bundle, which keeps a core busy."""
 
 HUMAN_LINE = re.compile(r"\S+Z +[A-Z]+ \S+: (.*)$")
+SANDBOX = re.compile(r"\b[0-9a-z]{21}\b")
+GRAVE = re.compile(r'"level":"(?:WARN|ERROR)"|Z +(?:WARN|ERROR) |Traceback')
+LAST_LINES, MOST_LINES, LINE_LIMIT = 10, 120, 600
+"""Of a log that is shown after a failure: its last lines in any case, so many in all, so many characters of each."""
 FIELD = re.compile(r' (\w+)=("(?:[^"\\]|\\.)*"|\S+)')
 
 SMALL = {"cpus": 0.1, "memory_mb": 16, "ephemeral_disk_mb": 16}
@@ -210,6 +214,19 @@ class Rest(Http):
         return bool(found["status"] == wanted)
 
 
+class Answer:
+    """What the proxy said of a sandbox's health; true if the sandbox itself said it."""
+
+    def __init__(self, sandbox: str, status: int, body: bytes) -> None:
+        self._sandbox, self._status, self._body = sandbox, status, body
+
+    def __bool__(self) -> bool:
+        return self._status == 200
+
+    def __repr__(self) -> str:
+        return f"{self._status} for sandbox {self._sandbox}: {self._body[:300].decode(errors='replace')}"
+
+
 class Node(Child):
     """A node; ``ready`` waits until it has started and knows its ports."""
 
@@ -269,10 +286,10 @@ class Node(Child):
         """State by id."""
         return {each["id"]: each["state"] for each in self.state()["containers"]}
 
-    def answers(self, sandbox: str, **options: Any) -> bool:
+    def answers(self, sandbox: str, **options: Any) -> Answer:
         """Whether traffic through the proxy reaches the sandbox."""
         headers = {"Tensorlake-Sandbox-Id": sandbox}
-        return self.proxy.send("GET", "/api/v1/health", headers=headers, **options)[0] == 200
+        return Answer(sandbox, *self.proxy.send("GET", "/api/v1/health", headers=headers, **options))
 
 
 class Site:
@@ -304,6 +321,21 @@ class Site:
         node = Node(self, config, **{"name": config.stem, **options})
         self._children.append(node)
         return node
+
+    def story(self, failure: str) -> str:
+        """What explains a failure: of each log of a node the lines about the sandboxes that its text names, warnings,
+        and its end."""
+        named = set(SANDBOX.findall(failure))
+        told = []
+        for log in sorted(self.path.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()
+            matters = [
+                line
+                for number, line in enumerate(lines)
+                if number >= len(lines) - LAST_LINES or GRAVE.search(line) or named & set(SANDBOX.findall(line))
+            ]
+            told += [f"{log.name} ({len(lines)} lines):", *(each[:LINE_LIMIT] for each in matters[-MOST_LINES:])]
+        return "\n".join(told)
 
     def run(self, *command: str, seconds: float = PATIENCE, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

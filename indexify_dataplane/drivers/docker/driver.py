@@ -30,6 +30,7 @@ from .connection import MACHINES
 from .creation import DAEMON_PORT
 from .ends import Ends
 from .events import Events
+from .exit_status import standing
 from .failures import EXPECTED, OTHER, engine_call, failure, sentence_of, status_of
 from .firewall import Firewall
 from .freezer import Freezer
@@ -322,14 +323,12 @@ class DockerDriver:
         for each in found:
             labels = each.get("Labels") or {}
             whose = names.read(labels)
-            identity, state = str(each["Id"]), str(each.get("State", ""))
-            alive, started = state in ("running", "paused", "restarting"), state != "created"
+            identity = str(each["Id"])
+            alive, started = standing(str(each.get("State", "")))
             if whose is None:
                 # Not all labels are there: that executor's, and under an id that is in no record.
                 unknown, kind = Handle(self._name, identity), next(iter(self._settings))
-                listed.append(
-                    Listed(identity, labels[names.EXECUTOR], kind, unknown, alive, started=state != "created")
-                )
+                listed.append(Listed(identity, labels[names.EXECUTOR], kind, unknown, alive, started))
                 continue
             if alive:
                 self._lives.listed(identity)

@@ -13,6 +13,15 @@ SIGNALLED = 128
 KILLED = 9
 
 
+def standing(state: str) -> tuple[bool, bool]:
+    """Whether a container lives, and whether it counts as started, from the one word of the engine's list.
+
+    One that is being removed does not: a node that was killed in a start had ordered that to start it anew, or its next
+    life does, for which the old one was not started either.
+    """
+    return state in ("running", "paused", "restarting"), state not in ("created", "removing", "dead")
+
+
 def is_running(state: Mapping[str, Any]) -> bool:
     """A paused one runs, too."""
     return bool(state.get("Running"))
