@@ -10,6 +10,7 @@ import pytest
 from tests.engine import Engine, require
 
 from .harness import Site
+from .stories import story
 
 
 @pytest.hookimpl(wrapper=True)
@@ -18,7 +19,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     made = getattr(item, "funcargs", {}).get("site")
     if report.when == "call" and report.failed and isinstance(made, Site):
-        report.sections.append(("logs of the site", made.story(report.longreprtext)))
+        report.sections.append(("logs of the site", story(made.path, report.longreprtext)))
     return report
 
 

@@ -33,10 +33,6 @@ FIRST_START = 120.0
 """Seconds for a node's start: the first one with a Docker driver packs the guest bundle, which keeps a core busy."""
 
 HUMAN_LINE = re.compile(r"\S+Z +[A-Z]+ \S+: (.*)$")
-SANDBOX = re.compile(r"\b[0-9a-z]{21}\b")
-GRAVE = re.compile(r'"level":"(?:WARN|ERROR)"|Z +(?:WARN|ERROR) |Traceback')
-LAST_LINES, MOST_LINES, LINE_LIMIT = 10, 120, 600
-"""Of a log that is shown after a failure: its last lines in any case, so many in all, so many characters of each."""
 FIELD = re.compile(r' (\w+)=("(?:[^"\\]|\\.)*"|\S+)')
 
 SMALL = {"cpus": 0.1, "memory_mb": 16, "ephemeral_disk_mb": 16}
@@ -321,21 +317,6 @@ class Site:
         node = Node(self, config, **{"name": config.stem, **options})
         self._children.append(node)
         return node
-
-    def story(self, failure: str) -> str:
-        """What explains a failure: of each log of a node the lines about the sandboxes that its text names, warnings,
-        and its end."""
-        named = set(SANDBOX.findall(failure))
-        told = []
-        for log in sorted(self.path.glob("*.log")):
-            lines = log.read_text(errors="replace").splitlines()
-            matters = [
-                line
-                for number, line in enumerate(lines)
-                if number >= len(lines) - LAST_LINES or GRAVE.search(line) or named & set(SANDBOX.findall(line))
-            ]
-            told += [f"{log.name} ({len(lines)} lines):", *(each[:LINE_LIMIT] for each in matters[-MOST_LINES:])]
-        return "\n".join(told)
 
     def run(self, *command: str, seconds: float = PATIENCE, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
