@@ -37,7 +37,7 @@ SETTLE_PAUSES = (0.5, 2.0, 5.0)
 ABORT_PAUSES = (0.5, 2.0)
 
 
-@define
+@define(eq=False)
 class _Upload:
     """One multipart upload. ``etags`` are set when it is to be completed."""
 
@@ -133,25 +133,34 @@ class AllocationBlobs:
         return True
 
     async def settle(self, outcome: Outcome) -> Outcome:
-        """Complete what ``outcome`` speaks of, abort everything else; the outcome that can be kept."""
+        """Complete what ``outcome`` speaks of and abort everything else, at the same time: with a store far away each
+        is a round trip. The outcome that can be kept."""
         self._settled = True
+        kept = self._spoken_of(outcome)
+        uploads = [self._error, *self._outputs.values(), *self._state_writes.values()]
+        others = [each for each in uploads if each is not None and each not in kept and not each.completed]
+        aborting = Deferred.fromCoroutine(self._abort(others))
         try:
-            match outcome:
-                case Completed():
-                    for upload in self._outputs.values():
-                        if upload.etags is not None:
-                            await self._complete(upload, upload.etags, SETTLE_PAUSES)
-                case Failed(request_error=payload) if payload is not None and self._error is not None:
-                    await self._complete(self._error, self._error.etags or [], SETTLE_PAUSES)
+            for upload in kept:
+                await self._complete(upload, upload.etags or [], SETTLE_PAUSES)
         except BlobError as error:
             log.error("an upload cannot be completed", allocation_id=self._allocation.id, error=str(error))
             if isinstance(outcome, Completed):
                 outcome = Failed(FailureReason.INTERNAL_ERROR, duration_ms=outcome.duration_ms)
             else:
                 outcome = evolve(outcome, request_error=None)  # Its reason stays: another would be retried.
-        uploads = [self._error, *self._outputs.values(), *self._state_writes.values()]
-        await self._abort(upload for upload in uploads if upload is not None and not upload.completed)
+        await aborting
+        await self._abort(each for each in kept if not each.completed)
         return outcome
+
+    def _spoken_of(self, outcome: Outcome) -> list[_Upload]:
+        match outcome:
+            case Completed():
+                return [upload for upload in self._outputs.values() if upload.etags is not None]
+            case Failed(request_error=payload) if payload is not None and self._error is not None:
+                return [self._error]
+            case _:
+                return []
 
     def _output_uri(self, blob_id: str) -> str:
         return f"{self._allocation.request_data_prefix}.{self._allocation.id}.output_{blob_id}"
