@@ -150,10 +150,12 @@ class SlowStore(S3TestCase):
     async def test_a_result_whose_store_is_slow_is_late_and_complete(self) -> None:
         running = await self.begin()
         self.succeed(await self.written())
-        completing = self.s3.hold(COMPLETE)
+        completing, aborting = self.s3.hold(COMPLETE), self.s3.hold(ABORT)
         finalizing = Deferred.fromCoroutine(self.finalized(running))
         await self.met(completing)
+        await self.met(aborting)  # of the place for a request error, at the same time
         self.assertFalse(finalizing.called)
+        aborting.lift()
         completing.lift()
         outcome = await finalizing
         self.assertIsInstance(outcome, Completed)
