@@ -113,6 +113,7 @@ def _docker(
         name="docker" if first else "docker:functions",
         executor_id=executor_id,
         firewall=EngineFirewall(executor_id=executor_id),
+        startup_timeout=config.startup_timeout_secs,
     )
     upkeep = MultiService()
     images = ImageUpkeep(

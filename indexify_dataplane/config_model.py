@@ -348,7 +348,11 @@ class Config:
         derived="named by the server", inactive="the server names the place of every snapshot",
     )  # fmt: skip
     stop_grace_secs: float = key(seconds(), "Time between asking a container to end and killing it.", 10.0)
-    startup_timeout_secs: float = key(seconds(0.001), "Time for a container to become ready.", 60.0)
+    startup_timeout_secs: float = key(
+        seconds(0.001),
+        "Time for a container to become ready, and before that for a Docker engine that is away to come back.",
+        60.0,
+    )
     tls: Tls = key(Section(Tls), "TLS to the server.")
     function_driver: Driver = key(DRIVER, "What runs function executors.", ForkExecDriver())
     sandbox_driver: Driver = key(DRIVER, "What runs sandboxes.", ForkExecDriver())

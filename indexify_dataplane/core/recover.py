@@ -12,7 +12,10 @@ The record is written before the driver acts and the driver marks a container be
     Snapshotting  take it again            take it from them          dead, the snapshot failed
     Stopping      go on stopping           go on; its exit is told     dead, with the reason it was stopped for
     Killing       kill again               kill again                  kill again (idempotent)
+    Terminated    an orphan: kill          kill                        -
     no record     an orphan: kill          kill                        -
+
+A container whose start had failed may come back with an engine that was away while it was to be cleaned up.
 
 Only containers that carry this node's executor id (or the one it had before) are touched.
 """
@@ -119,6 +122,8 @@ def _container(
         turn.sweep(container, upload_uri)
     match container.state:
         case Terminated(_, at, report):
+            if present is not None:
+                turn.do(KillOrphan(present.handle))
             if report is not None and report in undelivered:
                 waiting = turn.node.unacknowledged.set(report, ContainerWaits(container.id))
                 turn.node = evolve(turn.node, unacknowledged=waiting)

@@ -143,6 +143,7 @@ class Recovery(SynchronousTestCase):
         (alarm,) = self.go(record)
         self.assertEqual(alarm.at, 340.0)
         self.assertIsNone(self.node.containers["sb"].state.report)
+        self.assertIn(fx.KillOrphan(handle()), self.go(record, present=[self.there()]))
 
     def test_orphans_of_this_executor_only(self) -> None:
         effects = self.go(present=[self.there("mine"), self.there("foreign", executor="other")])

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import requests
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,6 +211,33 @@ class Errors(SynchronousTestCase):
                 self.assertEqual(error.reason, wanted)
                 self.assertEqual(isinstance(error, ImageError), wanted is bad)
                 self.assertIn(sentence, str(error))
+
+    def test_which_errors_a_start_waits_out(self) -> None:
+        refused = requests.exceptions.ConnectionError(ConnectionRefusedError(111, "Connection refused"))
+        refused.__context__ = ConnectionRefusedError(111, "Connection refused")
+        forbidden = requests.exceptions.ConnectionError()
+        forbidden.__context__ = PermissionError(13, "Permission denied")
+        for error, status, away, unsent in (
+            (refused, None, True, True),
+            (FileNotFoundError(2, "No such file or directory"), None, False, True),
+            (forbidden, None, False, False),
+            (ConnectionResetError(104, "Connection reset by peer"), None, True, False),
+            (requests.exceptions.ChunkedEncodingError("Connection broken"), None, True, False),
+            (requests.exceptions.ReadTimeout(), None, False, False),
+        ):  # fmt: skip
+            with self.subTest(repr(error)):
+                made = failures.failure("create", "container a cannot be made", failures.sentence_of(error), status)
+                self.assertEqual(isinstance(made, failures.EngineAway), away)
+                self.assertEqual(failures.never_sent(error), unsent)
+        for status, sentence, away in (
+            (500, 'connection error: desc = "transport: error while dialing: dial unix /r"', True),
+            (503, "the daemon is shutting down", True),
+            (500, "no space left on device", False),
+            (409, "the daemon is shutting down", False),
+        ):
+            with self.subTest(sentence):
+                made = failures.failure("start", "container a cannot be started", sentence, status)
+                self.assertEqual(isinstance(made, failures.EngineAway), away)
 
     def test_what_is_being_removed_counts_as_never_started(self) -> None:
         alive, remains, replaceable = (True, True), (False, True), (False, False)

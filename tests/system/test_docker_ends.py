@@ -214,7 +214,7 @@ def test_an_image_whose_user_is_unknown(nodes: DockerNodes) -> None:
 
 
 def test_the_engine_is_killed_and_comes_back(site: Site) -> None:
-    """Its containers do not survive that; each end is told, and new ones start."""
+    """Its containers do not survive that; each end is told, and new ones start, also those ordered while it is away."""
     directory = Path(tempfile.mkdtemp(prefix="ixengine-"))
 
     def engine(order: str) -> str:
@@ -223,19 +223,29 @@ def test_the_engine_is_killed_and_comes_back(site: Site) -> None:
     try:
         second = Engine(address=engine("start"))
         # The engine gives them ten seconds to end, in which their daemons do not answer; it has the last word.
-        nodes = DockerNodes(site, second, **QUICK)
-        nodes.start()
+        nodes = DockerNodes(site, second, **{**QUICK, "startup_timeout_secs": 90})
+        node = nodes.start()
         sandboxes = [nodes.create() for _ in range(2)]
         nodes.server.rest.running(*sandboxes)
         os.kill(int((directory / "dockerd.pid").read_text()), signal.SIGKILL)
         until("the engine is gone", lambda: not answers(second))
+        waiting, removed = [nodes.create() for _ in range(2)], nodes.create()
+        begins = "waiting for the Docker engine, which is away"
+        until("starts that wait", lambda: len(node.events(begins)) == 3)
+        nodes.server.rest.delete(removed)
+        assert set(nodes.server.rest.ended(removed, seconds=5).values()) == {"Success(UserTerminated)"}
         engine("again")
+        nodes.server.rest.running(*waiting)
+        goes_on = node.events("the Docker engine is back, the start goes on")
+        assert sorted(each["container_id"] for each in goes_on) == sorted(waiting)
+        assert len(node.events(begins)) == 3
         outcomes = nodes.server.rest.ended(*sandboxes)
         # It comes back, finds them and tells them to end.
         assert set(outcomes.values()) == {"Failure(ContainerTerminated(FunctionCancelled))"}
         fresh = nodes.create()
         nodes.server.rest.running(fresh)
-        assert [each["Names"] for each in nodes.ours()] == [[f"/indexify-{fresh}"]]
+        there = sorted(name for each in nodes.ours() for name in each["Names"])
+        assert there == sorted(f"/indexify-{each}" for each in (fresh, *waiting))
         nodes.close()
     finally:
         engine("stop")

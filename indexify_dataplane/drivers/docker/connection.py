@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -91,6 +91,16 @@ def facts(client: Any) -> EngineFacts:
         now=_seconds(str(info.get("SystemTime", ""))),
         root=str(info.get("DockerRootDir", "")),
     )
+
+
+def check_runtimes(known: EngineFacts, wanted: Iterable[str | None]) -> None:
+    """Raises DriverError for a runtime that the engine does not have; None is its default."""
+    for each in wanted:
+        if each and known.runtimes and each not in known.runtimes:
+            raise DriverError(
+                f"the Docker engine has no runtime {each}; it has {', '.join(sorted(known.runtimes))}. Register it in"
+                " the engine's daemon.json, or configure one of these"
+            )
 
 
 def _seconds(date: str) -> str:

@@ -41,8 +41,10 @@ from .image_upkeep import room_of
 from .images import Images
 from .limits import Grants
 from .lives import Lives
+from .place import Place, Settings
 from .pulls import Pulls
-from .starting import Place, Settings, Starts, remove
+from .removal import remove
+from .starting import Starts
 from .tokens import Tokens, load_secret
 
 log = Logger()
@@ -55,7 +57,8 @@ _IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 class DockerDriver:
     """Implements ``BlockingDriver``. ``settings`` has a section for each kind that this engine runs; ``pull_timeout``
-    is in seconds; ``keep_images`` are never removed; ``daemon`` replaces the guest daemon's command line, for tests."""
+    and ``startup_timeout`` (of which a start may wait for an engine that is away) are in seconds; ``keep_images`` are
+    never removed; ``daemon`` replaces the guest daemon's command line, for tests."""
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class DockerDriver:
         freezer: Freezer | None = None,
         daemon: Sequence[str] | None = None,
         environ: Mapping[str, str] = os.environ,
+        startup_timeout: float = 60.0,
     ) -> None:
         self._name = name
         self._executor_id = executor_id
@@ -88,6 +92,7 @@ class DockerDriver:
         self._unenforced: str | None = None if firewall else "it has no packet filter"
         self._daemon = daemon
         self._environ = environ
+        self._startup_timeout = startup_timeout
         self._closed = Cancelled()
         self._lives = Lives()
 
@@ -114,7 +119,7 @@ class DockerDriver:
     def open(self) -> None:
         self.client = client = self._connect()
         self.facts = facts = connection.facts(client)
-        self._check(facts)
+        connection.check_runtimes(facts, [each.runtime for each in self._settings.values()])
         bundle = self._bundle(facts)
         own = addresses.own_networks(client, addresses.own_container())
         networks = {kind: addresses.network_to_use(each.network, own) for kind, each in self._settings.items()}
@@ -154,6 +159,7 @@ class DockerDriver:
             uppers=self._uppers,
             default_runtime=facts.default_runtime,
             output=lambda identity, lines: output.tail(client, identity, lines),
+            startup_timeout=self._startup_timeout,
         )
         self._starts = Starts(
             place=self._place, alive=self._lives.alive, seen=self._lives.seen, gone=self._lives.gone,
@@ -234,15 +240,6 @@ class DockerDriver:
             if self._closed.wait(0.5):
                 raise DriverError("the driver was closed while it waited for the Docker engine")
             waited += 0.5
-
-    def _check(self, facts: connection.EngineFacts) -> None:
-        for each in self._settings.values():
-            if each.runtime and facts.runtimes and each.runtime not in facts.runtimes:
-                known = ", ".join(sorted(facts.runtimes))
-                raise DriverError(
-                    f"the Docker engine has no runtime {each.runtime}; it has {known}. Register it in the engine's"
-                    " daemon.json, or configure one of these"
-                )
 
     def _bundle(self, facts: connection.EngineFacts) -> Bundle:
         try:

@@ -55,6 +55,27 @@ TABLE: tuple[Row, ...] = (
 )  # fmt: skip
 
 
+UNREACHED, BROKE = "the engine cannot be reached", "the connection to the engine broke"
+AWAY = re.compile(
+    rf"({UNREACHED}|{BROKE}): (?!PermissionError|SSL)", re.IGNORECASE
+)  # whoever may not use the engine need not wait for it
+LEAVING = re.compile(
+    r"transport is closing|error while dialing|client connection is closing|ttrpc: closed|is shutting down"
+    r"|containerd\.sock: connect",
+    re.IGNORECASE,
+)
+"""What an engine says, with a status of 500 or more, that is about to end or has lost its own containerd."""
+
+
+class EngineAway(DriverError):
+    """The engine could not be asked, or not to the end: the same will be possible when it is back."""
+
+
+def is_away(status: int | None, sentence: str) -> bool:
+    """Whether an error means that the engine is away."""
+    return bool(AWAY.match(sentence) if status is None else status >= 500 and LEAVING.search(sentence))
+
+
 def reason_of(operation: str, status: int | None, sentence: str) -> TerminationReason:
     """The table, looked up. The last row fits everything."""
     for row in TABLE:
@@ -70,7 +91,7 @@ def failure(operation: str, what: str, sentence: str, status: int | None = None)
     text = f"{what}: {sentence}"
     if reason is BAD_IMAGE:
         return ImageError(text)
-    error = DriverError(text)
+    error = EngineAway(text) if is_away(status, sentence) else DriverError(text)
     error.reason = reason
     return error
 
@@ -82,13 +103,24 @@ def sentence_of(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.ReadTimeout):
         return "the engine does not answer in time"
     if isinstance(error, requests.exceptions.ConnectionError):
-        return f"the engine cannot be reached: {_innermost(error)}"
+        return f"{UNREACHED}: {_named(_innermost(error))}"
+    if isinstance(error, (requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError, ConnectionError)):
+        return f"{BROKE}: {_named(_innermost(error))}"
     return f"{type(error).__name__}: {error}"
 
 
-def _innermost(error: BaseException) -> str:
+def never_sent(error: BaseException) -> bool:
+    """Whether the engine has surely not seen the request."""
+    return isinstance(_innermost(error), ConnectionRefusedError | FileNotFoundError)
+
+
+def _innermost(error: BaseException) -> BaseException:
     while error.__context__ is not None:
         error = error.__context__
+    return error
+
+
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -2,106 +2,47 @@
 
 Interleavings that matter: the start is given up while the engine works (it is looked at between the steps, and the
 container is removed); the answer to a create is lost (the container, if it was made, is found by its name and the word
-of this run); an engine that is away while a failed start is cleaned up (the removal is repeated until it is back).
+of this run); the engine is away (the start waits for it, at whichever step it is, and begins anew with a container of
+its own); an engine that is away while a failed start is cleaned up (the removal is repeated until it is back).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from docker.errors import NotFound
 from twisted.logger import Logger
 
 from ...core.model import Handle, Kind, TerminationReason
-from ...guestbundle import Bundle
-from ...snapshots.docker import Restores
-from ...snapshots.gvisor import Uppers
 from ..base import DriverError, ImageError, SnapshotImpossible, StartOrder
 from ..blocking import Cancelled
 from . import addresses, creation, names, placeholder
-from .creation import DAEMON_PORT, EXECUTOR_PORT, HTTP_PORT
+from .absence import Absence
 from .exit_status import exit_status, is_running
-from .failures import CREATE, EXPECTED, OTHER, START, engine_call, failure, sentence_of, status_of
-from .firewall import Firewall, Networks
-from .guest_mount import Warming
-from .images import Images, Policy
-from .limits import Grants
-from .tokens import Tokens, new_run
+from .failures import (
+    CREATE,
+    EXPECTED,
+    OTHER,
+    START,
+    EngineAway,
+    engine_call,
+    failure,
+    never_sent,
+    sentence_of,
+    status_of,
+)
+from .firewall import Networks
+from .place import Place
+from .removal import Removals, remove
+from .tokens import new_run
 
 log = Logger()
 
 MOST_TRIES = 12
 """Each try after the first asks for less: five limits, disk, CPU, a name that was taken, an image that vanished."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-
-
-class Settings(creation.Settings, Protocol):
-    """A ``docker`` section of the configuration."""
-
-    @property
-    def pull_policy(self) -> Policy: ...
-    @property
-    def runsc_root(self) -> str: ...
-    @property
-    def snapshot_local_dir(self) -> str: ...
-
-
-class Place:
-    """What all starts share, known once the driver is open."""
-
-    def __init__(
-        self,
-        *,
-        driver: str,
-        client: Any,
-        images: Images,
-        grants: Mapping[Kind, Grants],
-        settings: Mapping[Kind, Settings],
-        networks: Mapping[Kind, str | None],
-        bundle: Bundle,
-        mount: str,
-        daemon: Sequence[str],
-        tokens: Tokens,
-        firewall: Firewall | None,
-        restores: Restores,
-        uppers: Uppers | None,
-        default_runtime: str,
-        output: Callable[[str, int], str],
-    ) -> None:
-        self.driver = driver
-        self.client = client
-        self.images = images
-        self.grants = grants
-        self.settings = settings
-        self.networks = networks
-        self.bundle = bundle
-        self.mount = mount
-        self.daemon = tuple(daemon)
-        self.tokens = tokens
-        self.firewall = firewall
-        self.restores = restores
-        self.uppers = uppers
-        self.default_runtime = default_runtime
-        self.output = output
-        self.warm_bundle = Warming(bundle)
-
-    def handle(self, identity: str, kind: Kind, run: str, ip: str | None, container_id: str) -> Handle:
-        """The handle of a container; one that has ended has no address any more."""
-        if kind is Kind.FUNCTION:
-            return Handle(self.driver, identity, f"{ip}:{EXECUTOR_PORT}" if ip else None, ip=ip, opaque=container_id)
-        return Handle(
-            driver=self.driver,
-            id=identity,
-            daemon_address=f"{ip}:{DAEMON_PORT}" if ip else None,
-            http_address=f"{ip}:{HTTP_PORT}" if ip else None,
-            ip=ip,
-            opaque=container_id,
-            token=self.tokens.token(run),
-            held=True,
-        )  # fmt: skip
 
 
 class Starts:
@@ -131,6 +72,7 @@ class Starts:
         self._closed = closed
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
+        self._removals = Removals(closed=closed)
 
     @contextmanager
     def _alone(self, container_id: str) -> Iterator[None]:
@@ -150,15 +92,27 @@ class Starts:
             raise ImageError(
                 f"container {order.container_id} names no image, and default_function_image is not configured"
             )
-        with self._alone(order.container_id), self._restored(order):
-            for _ in range(MOST_TRIES):
-                handle = self._try(order, order.image, cancelled)
+        absence = Absence(
+            client=self._place.client, container_id=order.container_id, seconds=self._place.startup_timeout,
+            cancelled=cancelled, closed=self._closed,
+        )  # fmt: skip
+        with self._alone(order.container_id), self._restored(order, absence):
+            tries = 0
+            while tries < MOST_TRIES:
+                try:
+                    handle = self._try(order, order.image, cancelled, absence)
+                except EngineAway as error:
+                    if absence.over(error):
+                        continue
+                    cancelled.check()
+                    raise absence.failure(error) from error
                 if handle is not None:
                     return handle
+                tries += 1
             raise DriverError(f"container {order.container_id} cannot be started: the engine goes on refusing it")
 
     @contextmanager
-    def _restored(self, order: StartOrder) -> Iterator[None]:
+    def _restored(self, order: StartOrder, absence: Absence) -> Iterator[None]:
         """After a failure nothing of a restored image is left either."""
         if order.snapshot is None:
             yield
@@ -166,18 +120,14 @@ class Starts:
         try:
             yield
         except BaseException:
-            for _ in self._until_closed():
-                try:
-                    self._place.restores.forget(order.container_id)
-                    break
-                except DriverError as error:
-                    log.warn("a restored image cannot be removed, trying again", error=str(error))
+            what = f"the restored image of container {order.container_id}"
+            self._removals.until_gone(what, lambda: self._place.restores.forget(order.container_id), absence)
             raise
         finally:
             if self._place.uppers is not None:
                 self._place.uppers.forget(order.container_id)
 
-    def _try(self, order: StartOrder, reference: str, cancelled: Cancelled) -> Handle | None:
+    def _try(self, order: StartOrder, reference: str, cancelled: Cancelled, absence: Absence) -> Handle | None:
         """None: do it again, something in its way is gone."""
         place, settings = self._place, self._place.settings[order.kind]
         image = place.images.ensure(reference, settings.pull_policy, cancelled)
@@ -207,10 +157,10 @@ class Starts:
                 raise SnapshotImpossible(f"snapshot {uri} is of a gVisor overlay, which no runtime here can begin with")
             place.uppers.begin_with(order, body, cancelled)
         try:
-            identity = self._create(order, run, body)
+            identity = self._create(order, run, body, absence)
         except EXPECTED as error:
             status, sentence = status_of(error), sentence_of(error)
-            if grants.learn(sentence, body) or (status == 409 and self._make_room(order)):
+            if grants.learn(sentence, body) or (status == 409 and self._make_room(order, absence)):
                 return None
             if status == 404 and "no such image" in sentence.lower():
                 place.images.changed()
@@ -230,7 +180,7 @@ class Starts:
             except EXPECTED as error:
                 sentence = sentence_of(error)
                 if grants.learn(sentence, body):
-                    self.remove(identity)
+                    self._remove(order.container_id, identity, absence)
                     return None
                 what = f"container {order.container_id} cannot be started{self._output(identity)}"
                 raise failure(START, what, sentence, status_of(error)) from error
@@ -243,32 +193,31 @@ class Starts:
             cancelled.check()
             return handle
         except BaseException:
-            self.remove(identity, order.container_id)
+            self._remove(order.container_id, identity, absence, rules=True)
             raise
 
-    def _create(self, order: StartOrder, run: str, body: Mapping[str, Any]) -> str:
+    def _create(self, order: StartOrder, run: str, body: Mapping[str, Any], absence: Absence) -> str:
         name = names.container_name(order.container_id)
         try:
             return str(self._place.client.create_container_from_config(body, name)["Id"])
         except EXPECTED as error:
-            if status_of(error) is None:
+            if status_of(error) is None and not never_sent(error):
                 # No answer: it may have been made all the same.
-                self._remove_run(name, run)
+                what = f"container {order.container_id}, if the engine has made it"
+                self._removals.until_gone(what, lambda: self._remove_run(name, run), absence)
             raise
 
     def _remove_run(self, name: str, run: str) -> None:
-        for _ in self._until_closed():
+        with engine_call(OTHER, f"container {name} cannot be looked at"):
             try:
                 found = self._place.client.inspect_container(name)
             except NotFound:
                 return
-            except EXPECTED:
-                continue
-            if (found["Config"].get("Labels") or {}).get(names.RUN) == run:
-                self.remove(str(found["Id"]))
-            return
+        if (found["Config"].get("Labels") or {}).get(names.RUN) == run:
+            remove(self._place.client, str(found["Id"]))
+            self._gone(str(found["Id"]))
 
-    def _make_room(self, order: StartOrder) -> bool:
+    def _make_room(self, order: StartOrder, absence: Absence) -> bool:
         """Whether what had the name was ours and is gone now: an earlier life of the same container that has ended, or
         was never started."""
         name = names.container_name(order.container_id)
@@ -282,7 +231,7 @@ class Starts:
             raise DriverError(f"the engine has a container {name} that is not this node's; remove or rename it")
         if is_running(found["State"]) and self._seen(str(found["Id"])):
             raise DriverError(f"container {order.container_id} runs already")
-        self.remove(str(found["Id"]))
+        self._remove(order.container_id, str(found["Id"]), absence)
         return True
 
     def remove_unstarted(self) -> None:
@@ -345,45 +294,14 @@ class Starts:
             return ""
         return f" (its output: {text})" if text else ""
 
-    def remove(self, identity: str, container_id: str = "") -> None:
-        """Until it is gone with its rules, or the driver is closed: then the next life of the node finds it."""
-        for _ in self._until_closed():
-            try:
-                remove(self._place.client, identity)
-                if container_id and self._place.firewall is not None:
-                    self._place.firewall.forget(Handle(self._place.driver, identity, opaque=container_id))
-            except DriverError as error:
-                log.warn("a container whose start failed cannot be removed, trying again", error=str(error))
-                continue
+    def _remove(self, container_id: str, identity: str, absence: Absence, *, rules: bool = False) -> None:
+        """Until it is gone, with its rules where it may have some."""
+        place = self._place
+
+        def take_away() -> None:
+            remove(place.client, identity)
+            if rules and place.firewall is not None:
+                place.firewall.forget(Handle(place.driver, identity, opaque=container_id))
             self._gone(identity)
-            return
 
-    def _until_closed(self) -> Iterator[None]:
-        pause = FIRST_PAUSE
-        while True:
-            yield
-            if self._closed.wait(pause):
-                return
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def remove(client: Any, identity: str) -> None:
-    """End it and remove it with its anonymous volumes. One that is gone is no error. Raises DriverError."""
-    try:
-        client.remove_container(identity, v=True, force=True)
-    except NotFound:
-        return
-    except EXPECTED as error:
-        if status_of(error) == 409 and "in progress" in sentence_of(error):
-            _wait_gone(client, identity)
-            return
-        raise failure(OTHER, f"container {identity[:12]} cannot be removed", sentence_of(error)) from error
-
-
-def _wait_gone(client: Any, identity: str) -> None:
-    """Somebody else is removing it."""
-    with engine_call(OTHER, f"container {identity[:12]} is being removed, but does not go"):
-        try:
-            client.wait(identity, condition="removed", timeout=30)
-        except NotFound:
-            return
+        self._removals.until_gone(f"container {container_id}", take_away, absence)
