@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from .core.model import Aborting, Executing, Finalizing, Kind, Preparing, Running, Starting, Terminated, Waiting
+from .core.model import Aborting, Executing, Finalizing, Kind, Preparing, Queued, Running, Starting, Terminated, Waiting
 from .core.node import Node
 from .metrics import Metrics
 
@@ -30,7 +30,7 @@ class _Counts:
         self._containers = Counter()
         for container in node.containers.values():
             match container.state:
-                case Starting() | Aborting():
+                case Queued() | Starting() | Aborting():
                     state = "starting"
                 case Running():
                     state = "running"

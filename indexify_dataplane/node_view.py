@@ -9,11 +9,13 @@ from typing import Any
 
 from attrs import frozen
 
+from .core import gpus
 from .core.model import (
     Allocation,
     Container,
     FunctionRef,
     Killing,
+    Queued,
     Stopping,
     Terminated,
 )
@@ -36,8 +38,9 @@ class Moment:
         return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def container(container: Container, now: Moment) -> dict[str, Any]:
-    """One container. ``since`` is when it came into its state, where the state remembers."""
+def container(container: Container, now: Moment, node: Node) -> dict[str, Any]:
+    """One container. ``since`` is when it came into its state, where the state remembers; ``waits_for`` are the
+    containers whose GPUs a queued one waits for, until ``gives_up_at``."""
     spec, state, handle = container.spec, container.state, container.handle
     reason = getattr(state, "reason", None)
     began = state.at if isinstance(state, Terminated) else getattr(state, "since", None)
@@ -55,6 +58,8 @@ def container(container: Container, now: Moment) -> dict[str, Any]:
         "image": spec.sandbox.image if spec.sandbox else None,
         "expires_at": now.date(container.expires_at),
         "gpus": list(container.gpus),
+        "waits_for": [each.id for each in gpus.leaving(node)] if isinstance(state, Queued) else None,
+        "gives_up_at": now.date(state.until) if isinstance(state, Queued) else None,
         "removal_ordered": container.removal_ordered,
         "driver": handle.driver if handle else None,
         "handle_id": handle.id if handle else None,
@@ -88,7 +93,7 @@ def state(node: Node, now: Moment) -> dict[str, Any]:
     """Everything; what the node knows of itself comes from the caller."""
     return {
         "draining": node.draining,
-        "containers": [container(found, now) for _, found in sorted(node.containers.items())],
+        "containers": [container(found, now, node) for _, found in sorted(node.containers.items())],
         "allocations": [allocation(found, now) for _, found in sorted(node.allocations.items())],
         "unacknowledged_reports": len(node.unacknowledged),
         "free_gpus": len(node.free_gpus),

@@ -26,6 +26,7 @@ from .core.model import (
     Handle,
     Killing,
     Preparing,
+    Queued,
     Running,
     SnapshotAnswer,
     SnapshotCompleted,
@@ -40,6 +41,7 @@ from .core.model import (
 from .wireproto import executor_api_pb2 as pb
 
 _STATES: dict[str, type[State]] = {
+    "queued": Queued,
     "starting": Starting,
     "aborting": Aborting,
     "running": Running,
@@ -49,7 +51,7 @@ _STATES: dict[str, type[State]] = {
     "terminated": Terminated,
 }
 _NAMES = {kind: name for name, kind in _STATES.items()}
-_TIMES = frozenset({"since", "began", "at", "kill_at", "retry_at"})
+_TIMES = frozenset({"since", "began", "at", "kill_at", "retry_at", "until"})
 _ANSWERS: dict[str, type[SnapshotAnswer]] = {"completed": SnapshotCompleted, "failed": SnapshotFailed}
 
 

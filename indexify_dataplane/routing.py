@@ -11,6 +11,7 @@ from .core.model import (
     Handle,
     Killing,
     Kind,
+    Queued,
     Running,
     Snapshotting,
     Starting,
@@ -22,6 +23,7 @@ from .drivers.base import Driver, PortRefused
 from .http_proxy.routes import NotRunning, Target
 
 WORDS: dict[type, str] = {
+    Queued: "pending",
     Starting: "pending",
     Aborting: "stopping",
     Snapshotting: "snapshotting",

@@ -7,12 +7,13 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from .core import containers
+from .core import containers, gpus
 from .core.events import (
     AddContainer,
     Commanded,
     Delivered,
     DrainAll,
+    Due,
     Ended,
     Event,
     Exited,
@@ -29,6 +30,7 @@ from .core.model import (
     Failed,
     Finalizing,
     Kind,
+    Queued,
     Running,
     Snapshotting,
     Starting,
@@ -41,6 +43,7 @@ from .records import state_name
 log = Logger()
 
 MESSAGES = {
+    "queued": "container waits for GPUs",
     "starting": "container starting",
     "aborting": "container start is being cancelled",
     "running": "container running",
@@ -62,10 +65,10 @@ class Transitions:
         if isinstance(event, Commanded):
             self._command(before, event, after)
         if before.containers is not after.containers:
-            for container_id in touched(before, event):
+            for container_id in touched(before, event, after):
                 old, new = before.containers.get(container_id), after.containers.get(container_id)
                 if old is not new:
-                    self._container(event, old, new, now)
+                    self._container(event, old, new, now, after)
         if before.allocations is not after.allocations:
             allocation_id = getattr(event, "allocation_id", None)
             if allocation_id is not None:
@@ -94,7 +97,7 @@ class Transitions:
                 if allocation.id in after.allocations and allocation.id not in before.allocations:
                     count("allocations_fetched").add()
 
-    def _container(self, event: Event, old: Container | None, new: Container | None, now: float) -> None:
+    def _container(self, event: Event, old: Container | None, new: Container | None, now: float, node: Node) -> None:
         if old is not None and isinstance(old.state, Running) and not (new and isinstance(new.state, Running)):
             self._left_running(old.id)
         shown = new or old
@@ -112,10 +115,15 @@ class Transitions:
         state = state_name(new.state)
         fields: dict[str, Any] = {**ids(new), "event": type(event).__name__}
         fields["from_state"] = state_name(old.state) if old else None
-        message = getattr(event, "message", None)
+        # What ended one container may be what another one waited for: the story of the end is not the other's.
+        own = getattr(event, "container_id", new.id) == new.id
+        message = getattr(event, "message", None) if own else None
+        if isinstance(event, Due) and own and old is not None and isinstance(old.state, Queued):
+            held = ", ".join(each.id for each in gpus.leaving(node)) or "nobody"
+            message = f"{len(node.free_gpus)} GPUs are free after {now - old.state.since:.0f} s, others held by {held}"
         if message:
             fields["error"] = message
-        if isinstance(event, Exited):
+        if isinstance(event, Exited) and own:
             fields |= cause(event.status)
         by_itself = isinstance(event, Exited) and old is not None and isinstance(old.state, Running)
         reason = getattr(new.state, "reason", None)
@@ -123,6 +131,8 @@ class Transitions:
             fields["reason"] = reason.name
         kind = new.spec.kind.value
         match new.state:
+            case Queued(since, until):
+                fields |= waits(node, new) | {"gives_up_after_secs": until - since}
             case Snapshotting():
                 fields |= {"snapshot_id": new.state.snapshot_id, "upload_uri": new.state.upload_uri}
             case Running() if old is not None and isinstance(old.state, Snapshotting):
@@ -171,8 +181,26 @@ class Transitions:
         )
 
 
-def touched(before: Node, event: Event) -> Iterable[str]:
-    """Ids of the containers that ``event`` can change."""
+def touched(before: Node, event: Event, after: Node) -> Iterable[str]:
+    """Ids of the containers that ``event`` can have changed: those it names, and those that have waited for GPUs."""
+    named = _named(before, event)
+    if before.gpu_queue is after.gpu_queue:
+        return named
+    return dict.fromkeys((*named, *(each for each in before.gpu_queue if each not in after.gpu_queue)))
+
+
+def waits(node: Node, container: Container) -> dict[str, Any]:
+    """What a queued container waits for: how many GPUs, whose they are, and who is served before it."""
+    queue = node.gpu_queue
+    return {
+        "gpus_asked": gpus.wanted(container.spec),
+        "gpus_free": len(node.free_gpus),
+        "waits_for": ", ".join(each.id for each in gpus.leaving(node)),
+        "behind": ", ".join(queue[: queue.index(container.id)]),
+    }
+
+
+def _named(before: Node, event: Event) -> Iterable[str]:
     match event:
         case Commanded(_, AddContainer(spec)):
             return (spec.id,)

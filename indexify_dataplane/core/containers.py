@@ -4,6 +4,7 @@
                        │           └──── died, unhealthy ──▲
                        └▶ Aborting ─ started late ─────────┘   (start failed ─▶ Terminated)
 
+Before Starting there may be Queued, for GPUs that others still hold (``gpus``); it ends in Starting or Terminated.
 (From Running also to Snapshotting, which ends in Killing or back in Running: ``snapshots``.)
 
 A start that is under way is never abandoned: a removal makes it Aborting, and only the driver's answer, whatever it
@@ -36,6 +37,7 @@ from .model import (
     Handle,
     Killing,
     Kind,
+    Queued,
     Running,
     SandboxSpec,
     SnapshotAnswer,
@@ -81,12 +83,29 @@ def begin(turn: Turn, spec: ContainerSpec) -> None:
         else:
             turn.report(ContainerTerminated(spec.id, Reason.STARTUP_FAILED_INTERNAL_ERROR))
         return
+    if not gpus.must_wait(turn.node, spec):
+        _start(turn, spec)
+        return
+    until = turn.now + gpus.patience(turn.node, spec)
+    turn.put(Container(spec, Queued(turn.now, until), op=turn.next_op()))
+    gpus.enqueue(turn, spec.id)
+    turn.alarm(until, Due(spec.id))
+
+
+def _start(turn: Turn, spec: ContainerSpec) -> None:
     held = gpus.take(turn, spec)
     op = turn.next_op()
     claimed_at = turn.now if spec.sandbox_id is not None else None
     container = turn.put(Container(spec, Starting(turn.now), op=op, claimed_at=claimed_at, gpus=held))
     turn.do(Start(spec.id, op, spec, held))
     set_expiry_alarm(turn, container)
+
+
+def serve(turn: Turn) -> None:
+    """Start those that wait for GPUs, in their order, as far as the devices go."""
+    while (first := gpus.next_served(turn.node)) is not None:
+        gpus.dequeue(turn, first.id)
+        _start(turn, first.spec)
 
 
 def refusal(node: Node, spec: ContainerSpec) -> str | None:
@@ -101,8 +120,9 @@ def refusal(node: Node, spec: ContainerSpec) -> str | None:
         return "the function is not in this node's allow-list"
     if spec.sandbox is not None and spec.sandbox.network_policy is not None and not driver.enforces_policies:
         return "the driver cannot enforce a network policy here"
-    if gpus.wanted(spec) > len(node.free_gpus):
-        return f"{gpus.wanted(spec)} GPUs are asked for, {len(node.free_gpus)} are free"
+    shortage = gpus.shortage(node, spec)
+    if shortage is not None:
+        return shortage
     if spec.sandbox_id is not None:
         other = node.sandboxes.get(spec.sandbox_id)
         if other is not None and other != spec.id and _is_live(node.containers[other]):
@@ -130,6 +150,8 @@ def remove(turn: Turn, container_id: str) -> None:
 def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
     """Bring a container down for ``reason``, unless it is going down already."""
     match container.state:
+        case Queued():
+            terminated(turn, container, reason)
         case Starting():
             turn.put(evolve(container, state=Aborting(reason, turn.now)))
             turn.do(CancelStart(container.id, container.op))
@@ -148,6 +170,12 @@ def end(turn: Turn, container: Container, reason: TerminationReason) -> None:
             container = turn.sweep(container, upload_uri)
             message = "the node stops all its containers, the snapshot was given up"
             kill(turn, container, handle, reason, SnapshotFailed(container.id, snapshot_id, message))
+
+
+def end_all(turn: Turn) -> None:
+    """Bring every container down. One's end may change another, so each is looked at when it has its turn."""
+    for container_id in sorted(turn.node.containers):
+        end(turn, turn.node.containers[container_id], Reason.FUNCTION_CANCELLED)
 
 
 def _refuse_ordered(turn: Turn, container: Container) -> None:
@@ -261,6 +289,8 @@ def due(turn: Turn, container_id: str) -> None:
                 claims.rest(turn, container, running)
         case Stopping(handle, reason, kill_at) if now >= kill_at:
             kill(turn, container, handle, reason)
+        case Queued(_, until) if now >= until:
+            terminated(turn, container, Reason.STARTUP_FAILED_INTERNAL_ERROR)
         case Killing(handle, _, _, retry_at) if retry_at is not None and now >= retry_at:
             op = turn.next_op()
             turn.put(evolve(container, state=evolve(container.state, retry_at=None), op=op))
@@ -278,12 +308,14 @@ def terminated(
     time, ends it."""
     number = turn.report(ContainerTerminated(container.id, reason), ContainerWaits(container.id))
     gpus.give_back(turn, container.gpus)
+    gpus.dequeue(turn, container.id)
     if answer is not None:
         turn.answer(answer)
         container = evolve(container, answered=answer)
     container = evolve(container, state=Terminated(reason, turn.now, number), gpus=())
     turn.put(container)
     allocations.container_lost(turn, container.id, reason)
+    serve(turn)
 
 
 def delivered(turn: Turn, container_id: str, report: int) -> None:

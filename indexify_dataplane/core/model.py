@@ -73,8 +73,17 @@ class ExitStatus:
 
 
 @frozen
+class Queued:
+    """Waits for GPUs that containers on their way out still hold; no driver knows of it. ``since`` is when the command
+    came; at ``until`` it is given up. Those that wait are served in the order of their ``op``."""
+
+    since: float
+    until: float
+
+
+@frozen
 class Starting:
-    """The driver was told to start (or to take over) and has not answered; ``since`` is when the command came.
+    """The driver was told to start (or to take over) and has not answered; ``since`` is when it was told.
     ``outdated``: its network policy has changed since the driver was told."""
 
     since: float
@@ -157,7 +166,7 @@ class Terminated:
     report: int | None = None
 
 
-State = Starting | Aborting | Running | Snapshotting | Stopping | Killing | Terminated
+State = Queued | Starting | Aborting | Running | Snapshotting | Stopping | Killing | Terminated
 
 
 @frozen

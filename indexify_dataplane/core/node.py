@@ -27,7 +27,8 @@ class Rules:
     command that crossed with the outcome does not run it again. ``allowed`` empty means every function.
     ``freeze_after``: a warm container of a pool rests this long after it was ready, where the driver can freeze.
     ``abandoned_grace``: a sandbox whose snapshot failed lives so much longer at most. ``snapshot_timeout``: for all
-    attempts of one snapshot together. ``drivers`` lacks a kind that this node does not run.
+    attempts of one snapshot together. ``gpu_wait``: a container waits so long for GPUs of others that are being killed,
+    or longer if its own start may take longer. ``drivers`` lacks a kind that this node does not run.
     """
 
     stop_grace: float = 10.0
@@ -41,6 +42,7 @@ class Rules:
     freeze_after: float = 10.0
     kill_retry_first: float = 1.0
     kill_retry_most: float = 30.0
+    gpu_wait: float = 60.0
     default_allocation_timeout_ms: int = 300_000
     allowed: tuple[FunctionRef, ...] = ()
     drivers: Map[Kind, DriverRules] = field(factory=Map)
@@ -92,7 +94,8 @@ class Node:
     ``sandboxes`` maps a sandbox id to its container's id. ``assigned`` maps a container to every allocation that is
     not finished; ``slots`` orders those that are prepared. ``finished`` remembers allocations whose outcome is known,
     ``answers`` how snapshots ended, by their id, also when the container is forgotten.
-    ``unacknowledged`` maps a report's id to whoever waits for its delivery.
+    ``unacknowledged`` maps a report's id to whoever waits for its delivery. ``gpu_queue``: the containers that wait for
+    GPUs, first come first.
     """
 
     executor_id: str
@@ -106,6 +109,7 @@ class Node:
     answers: Map[str, SnapshotAnswer] = field(factory=Map)
     unacknowledged: Map[int, Waiter] = field(factory=Map)
     free_gpus: tuple[str, ...] = ()
+    gpu_queue: tuple[str, ...] = ()
     next_report: int = 1
     next_op: int = 1
     draining: bool = False

@@ -3,6 +3,7 @@
 The record is written before the driver acts and the driver marks a container before it exists, so:
 
     record        driver has it alive      driver has its remains      driver knows nothing
+    Queued        kill                     kill                        goes on waiting, in its old place
     Starting      finish the start         kill, start failed; start   start it (a function that dies with its node
                                            it if it never ran, or is   may have run its constructor: dead)
                                            being removed
@@ -27,7 +28,7 @@ from types import MappingProxyType
 
 from attrs import evolve, frozen
 
-from . import claims, containers, snapshots
+from . import claims, containers, gpus, snapshots
 from .effects import Adopt, CountDeath, Effect, Finalize, KillOrphan, Start, Terminate, Watch
 from .events import Due
 from .model import (
@@ -42,6 +43,7 @@ from .model import (
     Killing,
     Kind,
     Preparing,
+    Queued,
     Running,
     Snapshotting,
     Starting,
@@ -93,21 +95,36 @@ def recover(
     rows = tuple(allocation_rows)
     # The report of their end says of these that they are dead, so they must be.
     blamed = {each.spec.container_id for each in rows if not isinstance(each.state, Done)}
-    ran: set[str] = set()
+    # Their functions were loaded, or not yet asked for: a call that waits there is no suspect.
+    harmless: set[str] = set()
+    queued: list[Container] = []
     for container in records:
-        if isinstance(container.state, Running):
-            ran.add(container.id)
+        if isinstance(container.state, Running | Queued):
+            harmless.add(container.id)
         taken = set(container.gpus)
         turn.node = evolve(turn.node, free_gpus=tuple(gpu for gpu in turn.node.free_gpus if gpu not in taken))
         _container(turn, container, found.pop(container.id, None), undelivered, container.id in blamed)
+        if isinstance(turn.node.containers[container.id].state, Queued):
+            queued.append(container)
+    _queue(turn, queued)
     for orphan in found.values():
         turn.do(KillOrphan(orphan.handle))
     for allocation in rows:
-        _allocation(turn, allocation, undelivered, deaths, allocation.spec.container_id in ran)
+        _allocation(turn, allocation, undelivered, deaths, allocation.spec.container_id in harmless)
     if renamed:
-        for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
-            containers.end(turn, container, Reason.FUNCTION_CANCELLED)
+        containers.end_all(turn)
     return turn.node, tuple(turn.effects)
+
+
+def _queue(turn: Turn, queued: list[Container]) -> None:
+    """Those that wait for GPUs take their places again. The host may have fewer devices than before: who would wait for
+    nothing is refused."""
+    for container in sorted(queued, key=lambda each: each.op):
+        if gpus.shortage(turn.node, container.spec) is None:
+            gpus.enqueue(turn, container.id)
+        else:
+            containers.terminated(turn, container, Reason.STARTUP_FAILED_INTERNAL_ERROR)
+    containers.serve(turn)
 
 
 def _container(
@@ -130,6 +147,13 @@ def _container(
             else:
                 turn.put(evolve(container, state=evolve(container.state, report=None)))
                 turn.alarm(max(turn.now, at + turn.node.rules.forget_after), Due(container.id))
+        case Queued(_, until):
+            if present is not None:
+                containers.kill(turn, container, present.handle, Reason.UNKNOWN)
+            elif blamed:
+                containers.terminated(turn, container, Reason.UNKNOWN)
+            else:
+                turn.alarm(max(turn.now, until), Due(container.id))
         case Starting():
             over = function and (dies_with_node or blamed)
             if present is None and over:

@@ -107,8 +107,7 @@ def step(node: Node, event: Event, now: float) -> tuple[Node, tuple[Effect, ...]
             snapshots.forget_answer(turn, event)
         case DrainAll():
             turn.node = evolve(turn.node, draining=True)
-            for container in sorted(turn.node.containers.values(), key=lambda each: each.id):
-                containers.end(turn, container, TerminationReason.FUNCTION_CANCELLED)
+            containers.end_all(turn)
     if turn.condemned is not None:
         container_id, reason = turn.condemned
         condemned = turn.node.containers.get(container_id)

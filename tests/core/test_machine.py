@@ -11,12 +11,14 @@ from collections import Counter
 from attrs import evolve
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from immutables import Map
 
 from indexify_dataplane.core import effects as fx
 from indexify_dataplane.core import events as ev
+from indexify_dataplane.core import gpus
 from indexify_dataplane.core.model import (
+    Aborting,
     AllocationEnded,
     Cancelling,
     Completed,
@@ -29,9 +31,11 @@ from indexify_dataplane.core.model import (
     Failed,
     FailureReason,
     Handle,
+    Killing,
     Kind,
     NetworkPolicy,
     Preparing,
+    Queued,
     Running,
     SandboxSpec,
     Terminated,
@@ -44,7 +48,7 @@ from indexify_dataplane.core.step import step
 from .build import allocation, function, sandbox
 
 GPUS = ("g1", "g2", "g3")
-IDS = ("c1", "c2", "c3")
+IDS = ("c1", "c2", "c3", "c4")
 
 
 class World(RuleBasedStateMachine):
@@ -78,6 +82,7 @@ class World(RuleBasedStateMachine):
     # The hands.
 
     def take(self, node: Node, effects: tuple[fx.Effect, ...]) -> None:
+        self.nobody_overtakes(node, effects)
         for effect in effects:
             match effect:
                 case fx.Save(container):
@@ -117,6 +122,16 @@ class World(RuleBasedStateMachine):
                 case _:
                     self.pending.append(effect)
         self.node = node
+
+    def nobody_overtakes(self, node: Node, effects: tuple[fx.Effect, ...]) -> None:
+        """GPUs go to those that waited, in the order of their commands; they start with what they hold."""
+        waiting = [id for id in self.node.gpu_queue if not isinstance(node.containers[id].state, Terminated)]
+        for effect in effects:
+            if isinstance(effect, fx.Start) and effect.gpus:
+                assert effect.gpus == node.containers[effect.container_id].gpus
+                if waiting:
+                    assert waiting.pop(0) == effect.container_id
+        assert waiting == list(node.gpu_queue[: len(waiting)])
 
     def tell(self, event: ev.Event) -> None:
         self.take(*step(self.node, event, self.now))
@@ -281,8 +296,10 @@ class World(RuleBasedStateMachine):
         next_op = max((each.op for each in records), default=0) + 1
         next_report = max([*self.reports, *self._referenced()], default=0) + 1
         node = Node("exec", rules=self.rules_of_it, free_gpus=GPUS, next_op=next_op, next_report=next_report)
+        before, self.node = self.node.gpu_queue, node
         present = [Present(id, "exec", handle, True) for id, handle in self.alive.values()]
         self.take(*recover(node, records, rows, self.reports.keys(), present, self.now))
+        assert [id for id in before if id in self.node.gpu_queue] == list(self.node.gpu_queue)
 
     def _referenced(self) -> list[int]:
         found = [each.state.report for each in self.rows.values() if isinstance(each.state, Done)]
@@ -329,6 +346,20 @@ class World(RuleBasedStateMachine):
         assert sorted([*held, *self.node.free_gpus]) == sorted(GPUS)
 
     @invariant()
+    def who_waits_for_gpus(self) -> None:
+        """Only those that cannot be served yet, and that will be: what is on its way out is enough for all of them."""
+        queue = [self.node.containers[id] for id in self.node.gpu_queue]
+        assert [each for each in queue if not isinstance(each.state, Queued)] == []
+        waiting = [each for each in self.node.containers.values() if isinstance(each.state, Queued)]
+        assert sorted(waiting, key=lambda each: each.op) == queue
+        wanted = [gpus.wanted(each.spec) for each in queue]
+        assert not wanted or wanted[0] > len(self.node.free_gpus)
+        leaving = [each for each in self.node.containers.values() if isinstance(each.state, Aborting | Killing)]
+        assert sum(wanted) <= len(self.node.free_gpus) + sum(len(each.gpus) for each in leaving)
+        rings = {alarm.event for alarm in self.alarms}
+        assert all(ev.Due(each.id) in rings for each in queue)
+
+    @invariant()
     def one_outcome_each(self) -> None:
         assert all(count == 1 for count in self.outcomes.values()), self.outcomes
 
@@ -355,7 +386,13 @@ class World(RuleBasedStateMachine):
                 break
         assert not self.node.containers and not self.node.sandboxes and not self.alive
         assert not self.node.allocations and not self.node.slots and not self.node.assigned
-        assert not self.node.finished and not self.node.unacknowledged and not self.rows and not self.reports
+        assert (
+            not self.node.gpu_queue
+            and not self.node.finished
+            and not self.node.unacknowledged
+            and not self.rows
+            and not self.reports
+        )
         assert sorted(self.node.free_gpus) == sorted(GPUS)
         assert set(self.outcomes) == {f"a{n}" for n in range(1, self.last_allocation + 1)}
 
@@ -366,9 +403,30 @@ class InContainers(World):
     functions_survive = True
 
 
-for world in (World, InContainers):
+class Crowded(World):
+    """Every GPU is held when the play begins, and the server puts others in the place of those that it gives up."""
+
+    @initialize()
+    def full(self) -> None:
+        for id, count in (("c1", 2), ("c2", 1)):
+            self.command(ev.AddContainer(function(id, slots=2, gpus=count)))
+            self.answer(self.pending.pop(0), True)
+
+    @rule(old=st.sampled_from(IDS), new=st.sampled_from(IDS), gpus=st.integers(1, 2))
+    def replace(self, old: str, new: str, gpus: int) -> None:
+        self.command(ev.RemoveContainer(old))
+        self.command(ev.AddContainer(function(new, slots=2, gpus=gpus)))
+
+
+class CrowdedInContainers(Crowded):
+    functions_survive = True
+
+
+for world in (World, InContainers, Crowded, CrowdedInContainers):
     world.TestCase.settings = settings(
         max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
     )
 Machine = World.TestCase
 MachineOfContainers = InContainers.TestCase
+MachineOfGpus = Crowded.TestCase
+MachineOfGpusInContainers = CrowdedInContainers.TestCase

@@ -135,6 +135,8 @@ def test_each_gpu_has_one_owner_also_after_a_kill(site: Site) -> None:
     functions.kill_node()
     functions.begin_node().ready()
     until("both run again", lambda: len(functions.in_state("executing")) == 2, 60)
+    # Outcomes that blame their containers were told while these still held the devices: nobody was refused for that.
+    assert functions.node.events("container refused") == []
     held = devices(functions)
     assert sorted(held.values()) == list(GPUS)
 
@@ -143,10 +145,20 @@ def test_each_gpu_has_one_owner_also_after_a_kill(site: Site) -> None:
     assert ended(functions, victim) == "PROCESS_CRASH"
     functions.send(pb.Command(add_container=pb.AddContainer(container=described(functions, "wait_for", "fourth"))))
     until("the device at its next owner", lambda: devices(functions).get("fourth") == device)
+
+    # One removal and one new container in the same answer: its owner is still being killed then.
+    leave = pb.Command(remove_container=pb.RemoveContainer(container_id="fourth"))
+    enter = pb.Command(add_container=pb.AddContainer(container=described(functions, "wait_for", "fifth")))
+    functions.server.order(lambda engine: engine.fleet.executor(functions.node.executor_id).commands.put(leave))
+    functions.send(enter)
+    until("the device at the one that waited for it", lambda: devices(functions).get("fifth") == device)
+    waited = [each for each in functions.node.events("container waits for GPUs") if each["container_id"] == "fifth"]
+    assert [each["waits_for"] for each in waited] == ["fourth"]
     for name in ("one", "two"):
         (site.path / name).touch()
     outcomes = [functions.finished(request)["outcome"] for request in requests]
     assert sorted(str(each) for each in outcomes) == ["success", "{'failure': 'function_error'}"]
+    assert functions.node.events("container refused") == []
 
 
 @threaded
