@@ -11,7 +11,7 @@ from collections import Counter
 from attrs import evolve
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from immutables import Map
 
 from indexify_dataplane.core import effects as fx
@@ -47,6 +47,7 @@ from indexify_dataplane.core.step import step
 
 from .build import allocation, function, sandbox
 
+SETTINGS = settings(max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
 GPUS = ("g1", "g2", "g3")
 IDS = ("c1", "c2", "c3", "c4")
 
@@ -226,8 +227,12 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data(), well=st.booleans())
     def result(self, data: st.DataObject, well: bool) -> None:
         if self.pending:
-            index = data.draw(st.integers(0, len(self.pending) - 1))
-            self.answer(self.pending.pop(index), well)
+            chosen = self.pending[data.draw(st.integers(0, len(self.pending) - 1))]
+            if isinstance(chosen, fx.Conform):  # those for one container are carried out one by one
+                orders = (each for each in self.pending if isinstance(each, fx.Conform))
+                chosen = next(each for each in orders if each.container_id == chosen.container_id)
+            self.pending.remove(chosen)
+            self.answer(chosen, well)
 
     @rule(data=st.data(), success=st.booleans())
     def run_ends(self, data: st.DataObject, success: bool) -> None:
@@ -403,30 +408,7 @@ class InContainers(World):
     functions_survive = True
 
 
-class Crowded(World):
-    """Every GPU is held when the play begins, and the server puts others in the place of those that it gives up."""
-
-    @initialize()
-    def full(self) -> None:
-        for id, count in (("c1", 2), ("c2", 1)):
-            self.command(ev.AddContainer(function(id, slots=2, gpus=count)))
-            self.answer(self.pending.pop(0), True)
-
-    @rule(old=st.sampled_from(IDS), new=st.sampled_from(IDS), gpus=st.integers(1, 2))
-    def replace(self, old: str, new: str, gpus: int) -> None:
-        self.command(ev.RemoveContainer(old))
-        self.command(ev.AddContainer(function(new, slots=2, gpus=gpus)))
-
-
-class CrowdedInContainers(Crowded):
-    functions_survive = True
-
-
-for world in (World, InContainers, Crowded, CrowdedInContainers):
-    world.TestCase.settings = settings(
-        max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+for world in (World, InContainers):
+    world.TestCase.settings = SETTINGS
 Machine = World.TestCase
 MachineOfContainers = InContainers.TestCase
-MachineOfGpus = Crowded.TestCase
-MachineOfGpusInContainers = CrowdedInContainers.TestCase
