@@ -61,7 +61,9 @@ def _ids(command: Command) -> dict[str, str]:
             return {
                 "container_id": command.container_id
                 or (allocation.container_id if allocation else "")
-                or (snapshot.container_id if snapshot else ""),
+                or (snapshot.container_id if snapshot else "")
+                or command.unprotected
+                or "",
                 "allocation_id": allocation.id if allocation else "",
                 "request_id": allocation.request_id if allocation else "",
                 "snapshot_id": snapshot.snapshot_id if snapshot else "",

@@ -24,6 +24,7 @@ from ..core.events import (
     UpdateContainer,
 )
 from ..core.model import Kind
+from ..network.policy import InvalidPolicy, networks
 from ..wireproto import executor_api_pb2 as pb
 from .wire_values import kind_of, read_allocation, read_description, read_sandbox
 
@@ -31,12 +32,17 @@ from .wire_values import kind_of, read_allocation, read_description, read_sandbo
 # header values. The server's own are 21 characters of 0-9a-z; a UUID and the names used by hand fit as well.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _ID_RULE = "1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+_POLICY_RULE = "allowed are addresses and networks, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32, and no host names"
 _NAME_LIMIT = 256
 _TEXT_LIMIT = 4096
 
 
 class _Fault(ValueError):
     """What is wrong with a message; its text names the field by its path."""
+
+
+class _PolicyFault(_Fault):
+    """The fault is in a network policy."""
 
 
 @frozen
@@ -103,9 +109,18 @@ def _sandbox(message: pb.SandboxMetadata, path: str) -> None:
     for index, argument in enumerate(message.entrypoint):
         if "\0" in argument:
             raise _Fault(f"{path}.entrypoint[{index}] holds a NUL character")
+    _policy(message.network_policy, f"{path}.network_policy")
+
+
+def _policy(message: pb.NetworkPolicy, path: str) -> None:
     for field in ("allow_out", "deny_out"):
-        for index, entry in enumerate(getattr(message.network_policy, field)):
-            _text(entry, f"{path}.network_policy.{field}[{index}]", limit=_NAME_LIMIT, empty=False)
+        entries = getattr(message, field)
+        try:
+            for index, entry in enumerate(entries):
+                _text(entry, f"{path}.{field}[{index}]", limit=_NAME_LIMIT, empty=False)
+            networks(entries, f"{path}.{field}")
+        except (_Fault, InvalidPolicy) as error:
+            raise _PolicyFault(f"{error}; {_POLICY_RULE}") from error
 
 
 def _description(message: pb.ContainerDescription, path: str) -> None:
@@ -144,13 +159,24 @@ def _allocation(message: pb.Allocation, path: str) -> None:
         _payload(arg, f"{path}.args[{index}]")
 
 
+def _unprotected(fault: _Fault, container_id: str | None) -> str | None:
+    return container_id if isinstance(fault, _PolicyFault) else None
+
+
 def _read_add(message: pb.AddContainer) -> Command:
     if not message.HasField("container"):
         return Invalid("AddContainer", "missing_container_payload", "add_container.container is missing")
     try:
         _description(message.container, "add_container.container")
     except _Fault as fault:
-        return Invalid("AddContainer", "invalid_add_container", str(fault), container_id=message.container.id or None)
+        id = message.container.id or None
+        return Invalid(
+            "AddContainer",
+            "invalid_add_container",
+            str(fault),
+            container_id=id,
+            unprotected=_unprotected(fault, id),
+        )
     return AddContainer(read_description(message.container))
 
 
@@ -166,7 +192,7 @@ def _read_run(message: pb.RunAllocation) -> Command:
 
 
 def _read_update(message: pb.UpdateContainerDescription) -> Command:
-    # No container_id in the answers: a bad patch is no reason to end what runs.
+    # No container_id in the answers: a bad patch is no reason to end what runs, but for a policy that it would lack.
     if not message.container_id:
         return Invalid(
             "UpdateContainerDescription",
@@ -178,7 +204,12 @@ def _read_update(message: pb.UpdateContainerDescription) -> Command:
     try:
         _sandbox(message.sandbox_metadata, "update_container_description.sandbox_metadata")
     except _Fault as fault:
-        return Invalid("UpdateContainerDescription", "invalid_update_container_description", str(fault))
+        return Invalid(
+            "UpdateContainerDescription",
+            "invalid_update_container_description",
+            str(fault),
+            unprotected=_unprotected(fault, message.container_id),
+        )
     return UpdateContainer(message.container_id, read_sandbox(message.sandbox_metadata))
 
 

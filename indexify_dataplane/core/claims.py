@@ -51,6 +51,15 @@ def redescribe(turn: Turn, container: Container, sandbox: SandboxSpec) -> None:
     containers.set_expiry_alarm(turn, container)
 
 
+def refuse_policy(turn: Turn, container_id: str) -> None:
+    """The server wants a network policy for it that cannot be in force."""
+    container = turn.node.containers.get(container_id)
+    if container is None or container.spec.kind is not Kind.SANDBOX:
+        return
+    if isinstance(container.state, Starting | Running):
+        containers.end(turn, container, TerminationReason.STARTUP_FAILED_INTERNAL_ERROR)
+
+
 def started(turn: Turn, container: Container, state: Running) -> None:
     """It has just started, and is watched. If its rules were changed meanwhile they come into force before it is
     used."""

@@ -59,6 +59,8 @@ class Invalid:
     ``command`` and ``reason`` are the metric labels of the wire's validation table; ``detail`` is a sentence with the
     path of the field. Where an id could be read, the server gets an answer: ``container_id`` is terminated,
     ``allocation`` fails (its spec holds what could be read, empty strings otherwise), ``snapshot`` fails.
+    ``unprotected`` is a sandbox that was to get a network policy which nobody can enforce: it ends, rather than go on
+    under another one.
     """
 
     command: str
@@ -67,6 +69,7 @@ class Invalid:
     container_id: str | None = None
     allocation: AllocationSpec | None = None
     snapshot: SnapshotContainer | None = None
+    unprotected: str | None = None
 
 
 Command = (

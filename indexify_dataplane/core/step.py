@@ -144,6 +144,8 @@ def _invalid(turn: Turn, command: Invalid) -> None:
     if spec is not None and spec.id and spec.id not in node.allocations and spec.id not in node.finished:
         allocation = Allocation(spec, Preparing(turn.now))
         allocations.finish(turn, allocation, Failed(FailureReason.INTERNAL_ERROR))
+    if command.unprotected is not None:
+        claims.refuse_policy(turn, command.unprotected)
     if command.snapshot is not None:
         order = command.snapshot
         turn.report(SnapshotFailed(order.container_id, order.snapshot_id, command.detail))

@@ -1,3 +1,1 @@
 """Network policies of sandboxes: what a policy means in rules, and how they come into force."""
-
-from .firewall import Firewall as Firewall

@@ -108,6 +108,11 @@ def allocation() -> pb.Command:
 
 Change = Callable[[Any], object]
 
+
+def allowing(host: str) -> Change:
+    return lambda container: container.sandbox_metadata.network_policy.allow_out.append(host)
+
+
 CONTAINER: list[tuple[str, Callable[[], pb.Command], Change]] = [
     ("container_type is 0", function, lambda c: c.ClearField("container_type")),
     ("container_type is 7", sandbox, lambda c: setattr(c, "container_type", 7)),
@@ -144,6 +149,17 @@ CONTAINER: list[tuple[str, Callable[[], pb.Command], Change]] = [
     ("sandbox_metadata.image", sandbox, lambda c: setattr(c.sandbox_metadata, "image", "a\nb")),
     ("entrypoint[3] holds a NUL", sandbox, lambda c: c.sandbox_metadata.entrypoint.append("a\0")),
     ("network_policy.deny_out[0]", sandbox, lambda c: c.sandbox_metadata.network_policy.deny_out.append("1\n-A X")),
+    *(
+        (f"network_policy.allow_out[1]: {host!r} {why}", sandbox, allowing(host))
+        for host, why in (
+            ("example.com", "is neither an IP address nor a CIDR network; allowed are addresses and networks"),
+            ("10.0.0.0/33", "is neither"),
+            ("10.0.0.256", "is neither"),
+            ("*.example.com", "is neither"),
+            ("fe80::1%eth0", "has a zone"),
+        )
+    ),
+    ("network_policy.allow_out[1] is empty; allowed are", sandbox, allowing("")),
 ]
 
 ALLOCATION: list[tuple[str, Change]] = [
@@ -259,6 +275,20 @@ class Commands(SynchronousTestCase):
         assert isinstance(read, Invalid)
         self.assertIsNone(read.container_id)
         self.assertIn("sandbox_metadata.sandbox_id", read.detail)
+        self.assertIsNone(read.unprotected)
+
+    def test_a_patch_with_a_policy_that_nobody_can_enforce_ends_the_sandbox(self) -> None:
+        for field in ("allow_out", "deny_out"):
+            policy = pb.NetworkPolicy(**{field: ["10.0.0.0/8", "example.com"]})
+            patch = pb.UpdateContainerDescription(
+                container_id="c", sandbox_metadata=pb.SandboxMetadata(sandbox_id="s", network_policy=policy)
+            )
+            read = read_command(pb.Command(update_container_description=patch))
+            assert isinstance(read, Invalid)
+            self.assertEqual((read.container_id, read.unprotected), (None, "c"))
+            where = f"update_container_description.sandbox_metadata.network_policy.{field}[1]: 'example.com'"
+            self.assertTrue(read.detail.startswith(where), read.detail)
+            self.assertIn("no host names", read.detail)
 
     @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=60))

@@ -11,6 +11,8 @@ from indexify_dataplane.core import events as ev
 from indexify_dataplane.core.model import (
     Container,
     ContainerStarted,
+    ContainerTerminated,
+    ExitStatus,
     Killing,
     Kind,
     NetworkPolicy,
@@ -56,6 +58,23 @@ class Claims(SynchronousTestCase):
         self.claim()
         self.assertEqual(self.play.reports, [ContainerStarted("sb")])
         self.assertEqual(self.play.of(fx.Conform), [])
+
+    def test_a_policy_that_nobody_can_enforce_ends_the_sandbox_that_was_to_have_it(self) -> None:
+        bad = ev.Invalid("UpdateContainerDescription", "invalid", "allow_out[0]: 'example.com'", unprotected="sb")
+        self.play.command(bad)
+        self.assertEqual(self.play.effects, (), "there is no such sandbox")
+        self.warm()
+        self.play.command(bad)
+        self.assertEqual(self.play.state().reason, Reason.STARTUP_FAILED_INTERNAL_ERROR)
+        self.assertEqual(self.play.command(bad), (), "it is ending already")
+        self.play(ev.Exited("sb", handle().id, ExitStatus(code=0)))
+        self.play.killed("sb")
+        self.assertEqual(self.play.reports, [ContainerTerminated("sb", Reason.STARTUP_FAILED_INTERNAL_ERROR)])
+
+    def test_a_start_whose_policy_became_impossible_is_cancelled(self) -> None:
+        self.play.add(sandbox())
+        self.play.command(ev.Invalid("AddContainer", "invalid", "?", container_id="sb", unprotected="sb"))
+        self.assertEqual((len(self.play.of(fx.CancelStart)), self.play.reports), (1, []))
 
     def test_a_claim_with_another_policy_is_answered_when_it_is_in_force(self) -> None:
         self.warm()

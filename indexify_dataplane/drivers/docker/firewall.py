@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from docker.errors import NotFound
 from twisted.logger import Logger
 
-from ... import network
 from ...core.model import Handle, NetworkPolicy
+from ...network import firewall
 from ...network.chains import Endpoint
 from ...network.policy import Family, InvalidPolicy, Surroundings, resolvers
 from ...network.tables import FirewallError
@@ -73,7 +73,7 @@ class EngineFirewall:
         self._resolv_conf = resolv_conf
         self._client: Any = None
         self._network = "bridge"
-        self._rules: network.Firewall | None = None
+        self._rules: firewall.Firewall | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._lives: dict[str, str] = {}
 
@@ -93,7 +93,7 @@ class EngineFirewall:
             log.info("rules of containers that are gone were removed", chains=swept)
         return None
 
-    def _made(self) -> network.Firewall:
+    def _made(self) -> firewall.Firewall:
         with engine_call(OTHER, f"network {self._network} cannot be looked at"):
             found = self._client.inspect_network(self._network)
         if found.get("Driver") != "bridge":
@@ -108,7 +108,7 @@ class EngineFirewall:
             asked = resolvers(self._resolv_conf.read_text(errors="replace"))
         except OSError:
             asked = resolvers("")
-        return network.Firewall(
+        return firewall.Firewall(
             executor_id=self._executor_id, bridge=str(bridge), around=Surroundings(tuple(subnets), asked)
         )
 
@@ -181,7 +181,7 @@ class EngineFirewall:
         if rules is not None:
             rules.close()
 
-    def _opened(self) -> network.Firewall:
+    def _opened(self) -> firewall.Firewall:
         if self._rules is None:
             raise DriverError("the packet filter is not open")
         return self._rules
