@@ -82,3 +82,19 @@ def crowded(executors: Iterable[Executor], need: Amount) -> Executor | None:
         if need.fits_into(executor.capacity) and (not need.gpus or need.gpus <= executor.free.gpus)
     ]
     return min(able, key=lambda executor: (len(executor.containers), executor.id), default=None)
+
+
+def held_by_callers(executors: Iterable[Executor], need: Amount) -> list[Container]:
+    """The containers that hold the GPUs which ``need`` lacks, on every executor that has so many, if none of them gets
+    free by itself: each runs nothing but callers whose calls are not over. Else none."""
+    holders: list[Container] = []
+    for executor in executors:
+        if not need.gpus or not need.fits_into(executor.capacity):
+            continue
+        for container in executor.containers.values():
+            if not container.description.resources.gpu.count:
+                continue
+            if not container.lives or not container.allocations or not are_stuck((container,)):
+                return []
+            holders.append(container)
+    return holders

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
-from .crowding import are_stuck, crowded, has_room, is_awaited, make_room
+from .crowding import are_stuck, crowded, has_room, held_by_callers, is_awaited, make_room
 from .events import Story
 from .fleet import Fleet, labels_match
 from .runs import Runs
@@ -44,6 +44,7 @@ class Placement:
         self._idle_secs = idle_secs
         self._settle = settle
         self._told_of_limit: set[tuple[str, str]] = set()
+        self._told_of_gpus: dict[tuple[str, str], str] = {}
 
     def schedule(self) -> None:
         for key, waiting in list(self._world.unplaced_runs.items()):
@@ -97,7 +98,7 @@ class Placement:
             if limit is not None and len(siblings) >= limit and not needed:
                 return False
             description = self._describe(application, request.version, run.function, function)
-            started = self._start(description, function) or self._squeeze(siblings, description, function, needed)
+            started = self._start(description, function) or self._squeeze(run, siblings, description, function, needed)
             if started is None:
                 return False
             if limit is not None and len(siblings) >= limit:
@@ -123,8 +124,29 @@ class Placement:
                 max_containers=limit,
             )
 
+    def _tell_of_gpus(self, run: FunctionRun, pool_id: str, need: Amount, holders: list[Container]) -> None:
+        """Once per call that waits: no other call helps it, and a caller that waits for its value never ends."""
+        key = (run.request.namespace, pool_id)
+        if self._told_of_gpus.get(key) != run.id:
+            self._told_of_gpus[key] = run.id
+            log.warn(
+                "a call waits for GPUs that only callers hold; if they wait for their calls it will wait for ever",
+                namespace=run.request.namespace,
+                app=run.request.application,
+                fn=run.function,
+                request_id=run.request.id,
+                function_call_id=run.id,
+                gpus_asked=need.gpus,
+                held_by=", ".join(f"{each.description.function.function_name} in {each.id}" for each in holders),
+            )
+
     def _squeeze(
-        self, siblings: list[Container], description: pb.ContainerDescription, function: Any, needed: bool
+        self,
+        run: FunctionRun,
+        siblings: list[Container],
+        description: pb.ContainerDescription,
+        function: Any,
+        needed: bool,
     ) -> Container | None:
         """There is no room: do without for a call that would wait for ever, else make some, which takes a while."""
         reference = description.function
@@ -139,6 +161,8 @@ class Placement:
         executor = crowded(may, need) if needed else None
         if executor is not None:
             return self._fleet.place(executor, description)
+        if needed and (holders := held_by_callers(may, need)):
+            self._tell_of_gpus(run, description.pool_id, need, holders)
         if needed or not siblings:
             make_room(may, need, self._retire)
         return None

@@ -871,6 +871,54 @@ class CrowdingTests(FunctionCase):
         warnings = [line for line in lines if line["log_level"] is LogLevel.warn]
         self.assertEqual([(line["fn"], line["max_containers"]) for line in warnings], [("f", 1)])
 
+    def test_a_call_that_waits_for_gpus_of_its_callers_is_told_of(self) -> None:
+        machine = host(cpus=8)
+        machine.gpu.count, machine.gpu.model = 2, pb.GPU_MODEL_NVIDIA_TESLA_T4
+        self.engine, self.clock = make_engine(idle_container_secs=60)
+        self.peer = Peer(self.engine)
+        self.peer.register(resources=machine)
+        one_gpu = {"cpus": 0.1, "memory_mb": 64, "ephemeral_disk_mb": 32, "gpus": [{"count": 1, "model": "T4"}]}
+        self.deploy("f", "plain", resources=one_gpu)
+        with capturedLogs() as lines:
+            request = self.invoke()
+            outer = self.one()
+            self.log(outer, plan("c1", call("c1", "f")))
+            inner = self.one()
+            self.log(inner, plan("c2", call("c2", "plain"), call("c3", "f", "c2")))
+            plain = self.one()
+            self.assertEqual([line for line in lines if line["log_level"] is LogLevel.warn], [])
+            self.finish(completed(plain, value=payload()))
+            self.engine.settle()
+        self.assertEqual(self.allocations(), [])
+        [told] = [line for line in lines if line["log_level"] is LogLevel.warn]
+        self.assertEqual((told["fn"], told["function_call_id"], told["gpus_asked"]), ("f", "c3", 1))
+        self.assertEqual(
+            (told["request_id"], sorted(told["held_by"].split(", "))),
+            (request.id, sorted(f"f in {each.container_id}" for each in (outer, inner))),
+        )
+        # A caller that did not wait for its call ends, and the call has its place.
+        self.finish(completed(inner, value=payload()))
+        self.assertEqual(self.one().function_call_id, "c3")
+
+    def test_a_call_that_waits_for_gpus_that_get_free_is_no_news(self) -> None:
+        machine = host(cpus=8)
+        machine.gpu.count, machine.gpu.model = 2, pb.GPU_MODEL_NVIDIA_TESLA_T4
+        self.engine, self.clock = make_engine(idle_container_secs=60)
+        self.peer = Peer(self.engine)
+        self.peer.register(resources=machine)
+        one_gpu = {"cpus": 0.1, "memory_mb": 64, "ephemeral_disk_mb": 32, "gpus": [{"count": 1, "model": "T4"}]}
+        with capturedLogs() as lines:
+            self.deploy("f", resources=one_gpu)
+            self.invoke()
+            caller = self.one()
+            self.invoke()
+            other = self.one()
+            self.log(caller, plan("c1", call("c1", "f")))
+            self.assertEqual(self.allocations(), [])
+            self.finish(completed(other, value=payload()))
+            self.assertEqual(self.one().function_call_id, "c1")
+        self.assertEqual([line for line in lines if line["log_level"] is LogLevel.warn], [])
+
     def test_containers_above_the_limit_are_for_awaited_calls_alone(self) -> None:
         self.deploy("f", max_containers=1)
         self.invoke()
