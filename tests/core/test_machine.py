@@ -291,6 +291,10 @@ class World(RuleBasedStateMachine):
                         self.in_force[handle.id] = (policy, frozen)
                     case fx.Kill(_, _, handle) | fx.KillOrphan(handle):
                         self.alive.pop(handle.id, None)
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """What is on its way is lost, and a new node finds what was stored and what lives."""
         functions = {id for id, each in self.containers.items() if each.spec.kind is Kind.FUNCTION}
         if self.functions_survive:
             functions = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
+from indexify_dataplane.core import effects as fx
 from indexify_dataplane.core import events as ev
 
 from .build import function
@@ -24,6 +25,24 @@ class Crowded(World):
     def replace(self, old: str, new: str, gpus: int) -> None:
         self.command(ev.RemoveContainer(old))
         self.command(ev.AddContainer(function(new, slots=2, gpus=gpus)))
+
+    @rule(id=st.sampled_from(IDS))
+    def settle(self, id: str) -> None:
+        """All that was ordered for a container is done, while others still wait for theirs."""
+        while mine := [each for each in self.pending if getattr(each, "container_id", None) == id]:
+            self.pending.remove(mine[0])
+            self.answer(mine[0], True)
+
+    @rule(old=st.sampled_from(IDS), gpus=st.integers(1, 2))
+    def crash_while_one_waits(self, old: str, gpus: int) -> None:
+        """The node dies right behind the order, before or after the kill has had its effect."""
+        new = next((id for id in IDS if id not in self.containers), None)
+        if new is not None:
+            self.replace(old, new, gpus)
+            for effect in self.pending:
+                if isinstance(effect, fx.Kill):
+                    self.alive.pop(effect.handle.id, None)
+            self.begin_again()
 
 
 class CrowdedInContainers(Crowded):
