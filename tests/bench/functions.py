@@ -35,9 +35,6 @@ from tests.system.harness import Site, until
 
 ROOT = Path(__file__).parents[2]
 CONTAINERS = 8
-CALLERS = 2
-"""For each container: with one, its next call would be on its way from the caller while the container waits, and the
-figure would be the time of one call, not how many there can be."""
 TOTAL = 10_000
 WINDOW = 2_000
 Row = tuple[str, str, str]
@@ -66,8 +63,8 @@ def call_many(port: int, applications: list[str], count: int) -> None:
             connection.getresponse().read()
         connection.close()
 
-    share = count // len(applications) // CALLERS
-    threads = [threading.Thread(target=calls, args=(each, share)) for each in applications for _ in range(CALLERS)]
+    share = count // len(applications)
+    threads = [threading.Thread(target=calls, args=(each, share)) for each in applications]
     for each in threads:
         each.start()
     for each in threads:
@@ -119,7 +116,7 @@ def instant() -> list[Row]:
             until("every outcome delivered", lambda: node.state()["unacknowledged_reports"] == 0)
             return time.monotonic() - began
 
-        run(CONTAINERS * CALLERS)
+        run(CONTAINERS * 2)
         before = {"rss": rss(node.pid), "fds": descriptors(node.pid), "threads": threads(node.pid)}
         costs, rates, servers = [], [], []
         for window in range(TOTAL // WINDOW):
