@@ -138,8 +138,10 @@ class Killed(Program):
     def test_while_the_container_starts(self: Any) -> None:
         application = self.deploy("slow_import", initialization_timeout_sec=4)
         request = self.invoke(application, "x")
-        # The call comes in a command of its own, which may not have arrived when the container is there.
-        here = lambda: "starting" in self.states() and self.node.state()["allocations"]  # noqa: E731
+        # The call comes in a command of its own, which may not have arrived when the container is there. Once it is
+        # prepared it is in the store; before that the server sends it again to the next life, and nothing was lost.
+        waits = lambda: [each["state"] for each in self.node.state()["allocations"]] == ["waiting"]  # noqa: E731
+        here = lambda: "starting" in self.states() and waits()  # noqa: E731
         until("a container that starts, and its call", here)
         self.kill_node()
         self.begin_node().ready()
