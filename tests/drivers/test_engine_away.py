@@ -161,6 +161,14 @@ class EngineAway(TestCase):
     def start(self, driver: ThreadedDriver) -> Deferred[Handle]:
         return Deferred.fromCoroutine(driver.start(order(self.name, image=self.image, argv=SLEEP)))
 
+    async def test_a_driver_opens_though_the_engine_goes_away_between_two_answers(self) -> None:
+        self.front.loses = "/info"
+        driver = await self.opened()
+        self.assertIsNone(self.front.loses)
+        self.assertEqual(len(self.lines("waiting for the Docker engine", LogLevel.warn)), 1)
+        handle = await self.start(driver)
+        self.assertEqual([each["Id"] for each in self.there()], [handle.id])
+
     async def test_a_start_waits_until_it_is_back(self) -> None:
         driver = await self.opened()
         self.front.leave()

@@ -117,8 +117,8 @@ class DockerDriver:
         return self._exports.exported(handle, cancelled)
 
     def open(self) -> None:
-        self.client = client = self._connect()
-        self.facts = facts = connection.facts(client)
+        client, facts = self._connect()
+        self.client, self.facts = client, facts
         connection.check_runtimes(facts, [each.runtime for each in self._settings.values()])
         bundle = self._bundle(facts)
         own = addresses.own_networks(client, addresses.own_container())
@@ -226,11 +226,13 @@ class DockerDriver:
             found = self.client.containers(filters={"label": [names.MINE]})
         return [whose.container_id for each in found if (whose := names.read(each.get("Labels"))) is not None]
 
-    def _connect(self) -> Any:
+    def _connect(self) -> tuple[Any, connection.EngineFacts]:
+        """An engine that is coming up may let its callers in and go down again before it tells who it is."""
         waited, told = 0.0, False
         while True:
             try:
-                return connection.connect(self._address, self._environ)
+                client = connection.connect(self._address, self._environ)
+                return client, connection.facts(client)
             except DriverError as error:
                 if waited >= ENGINE_SECONDS:
                     raise
