@@ -169,13 +169,13 @@ def _read_add(message: pb.AddContainer) -> Command:
     try:
         _description(message.container, "add_container.container")
     except _Fault as fault:
-        id = message.container.id or None
+        container_id = message.container.id or None
         return Invalid(
             "AddContainer",
             "invalid_add_container",
             str(fault),
-            container_id=id,
-            unprotected=_unprotected(fault, id),
+            container_id=container_id,
+            unprotected=_unprotected(fault, container_id),
         )
     return AddContainer(read_description(message.container))
 

@@ -1,7 +1,7 @@
-"""The composition root: ports first, then the API and the entrypoint, then an orderly end.
+"""The composition root: the API and the entrypoint on ports that are taken already, then an orderly end.
 
-Both ports are taken before anything else; if either fails, the daemon says so in one line and exits with 1. Under a
-held start the HTTP API refuses connections and the entrypoint waits until the go, which comes over the gRPC port.
+Under a held start the HTTP API refuses connections and the entrypoint waits until the go, which comes over the gRPC
+port.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The daemon's first steps: its command line and its ports, and only then all its other modules, whose import is most
-of what a start takes. Whoever connects meanwhile waits for the answer instead of being refused."""
+of what a start takes. Whoever connects meanwhile waits for the answer instead of being refused. If a port cannot be
+had, the daemon says so in one line and exits with 1."""
 
 from __future__ import annotations
 

@@ -871,13 +871,17 @@ class CrowdingTests(FunctionCase):
         warnings = [line for line in lines if line["log_level"] is LogLevel.warn]
         self.assertEqual([(line["fn"], line["max_containers"]) for line in warnings], [("f", 1)])
 
-    def test_a_call_that_waits_for_gpus_of_its_callers_is_told_of(self) -> None:
+    def with_two_gpus(self) -> dict[str, Any]:
+        """A host with two GPUs instead of the usual one; the resources of a function that wants one of them."""
         machine = host(cpus=8)
         machine.gpu.count, machine.gpu.model = 2, pb.GPU_MODEL_NVIDIA_TESLA_T4
         self.engine, self.clock = make_engine(idle_container_secs=60)
         self.peer = Peer(self.engine)
         self.peer.register(resources=machine)
-        one_gpu = {"cpus": 0.1, "memory_mb": 64, "ephemeral_disk_mb": 32, "gpus": [{"count": 1, "model": "T4"}]}
+        return {"cpus": 0.1, "memory_mb": 64, "ephemeral_disk_mb": 32, "gpus": [{"count": 1, "model": "T4"}]}
+
+    def test_a_call_that_waits_for_gpus_of_its_callers_is_told_of(self) -> None:
+        one_gpu = self.with_two_gpus()
         self.deploy("f", "plain", resources=one_gpu)
         with capturedLogs() as lines:
             request = self.invoke()
@@ -901,12 +905,7 @@ class CrowdingTests(FunctionCase):
         self.assertEqual(self.one().function_call_id, "c3")
 
     def test_a_call_that_waits_for_gpus_that_get_free_is_no_news(self) -> None:
-        machine = host(cpus=8)
-        machine.gpu.count, machine.gpu.model = 2, pb.GPU_MODEL_NVIDIA_TESLA_T4
-        self.engine, self.clock = make_engine(idle_container_secs=60)
-        self.peer = Peer(self.engine)
-        self.peer.register(resources=machine)
-        one_gpu = {"cpus": 0.1, "memory_mb": 64, "ephemeral_disk_mb": 32, "gpus": [{"count": 1, "model": "T4"}]}
+        one_gpu = self.with_two_gpus()
         with capturedLogs() as lines:
             self.deploy("f", resources=one_gpu)
             self.invoke()

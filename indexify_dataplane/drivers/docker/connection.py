@@ -93,6 +93,17 @@ def facts(client: Any) -> EngineFacts:
     )
 
 
+def opened(address: str | None, environ: Mapping[str, str] = os.environ) -> tuple[Any, EngineFacts]:
+    """A client and who it talks to; no connection is left if the engine goes away between the two. Raises
+    DriverError."""
+    client = connect(address, environ)
+    try:
+        return client, facts(client)
+    except DriverError:
+        client.close()
+        raise
+
+
 def check_runtimes(known: EngineFacts, wanted: Iterable[str | None]) -> None:
     """Raises DriverError for a runtime that the engine does not have; None is its default."""
     for each in wanted:

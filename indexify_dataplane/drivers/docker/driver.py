@@ -231,8 +231,7 @@ class DockerDriver:
         waited, told = 0.0, False
         while True:
             try:
-                client = connection.connect(self._address, self._environ)
-                return client, connection.facts(client)
+                return connection.opened(self._address, self._environ)
             except DriverError as error:
                 if waited >= ENGINE_SECONDS:
                     raise
