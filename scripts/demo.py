@@ -225,6 +225,12 @@ class Demo:
         except OSError:
             return False
 
+    def log_end(self) -> str:
+        """What the node said last, for a failure on a machine that nobody can look at afterwards."""
+        log = self.directory / "node.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return "\n".join(line[:400] for line in lines[-20:])
+
     def create(self) -> None:
         with self.steps.step("create a sandbox by REST") as said:
             made = self.rest.ask("POST", "/v1/namespaces/default/sandboxes", {"timeout_secs": 600})
@@ -425,7 +431,8 @@ def main() -> int:
     try:
         demo.keep() if keep else demo.run()
     except (Failed, OSError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
-        print(f"\nFAILED: {error}\nThe node's log is {directory / 'node.log'}", file=sys.stderr)
+        print(f"\nFAILED: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"The node's log is {directory / 'node.log'}, which ends with:\n{demo.log_end()}", file=sys.stderr)
         if demo.node is not None and demo.node.poll() is None:
             demo.node.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -69,7 +69,7 @@ class Http1Client(asyncio.Protocol):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]).encode() if peer else b"unknown"
-        self.deadline = self._shared.now + self._shared.settings.head_timeout_secs
+        self.deadline = self._shared.seconds() + self._shared.settings.head_timeout_secs
         self._shared.connections.add(self)
         if self._shared.draining:
             transport.close()
@@ -97,7 +97,7 @@ class Http1Client(asyncio.Protocol):
             self._abandon()
             return False
         self._close = self._half_closed = True
-        self.deadline = self._shared.now + HALF_CLOSED_SECS
+        self.deadline = self._shared.seconds() + HALF_CLOSED_SECS
         return True
 
     def pause_writing(self) -> None:
@@ -136,8 +136,9 @@ class Http1Client(asyncio.Protocol):
         try:
             if end < 0:
                 check_beginning(data)
-                if not self._buffer and self._shared.now + self._shared.settings.head_timeout_secs < self.deadline:
-                    self.deadline = self._shared.now + self._shared.settings.head_timeout_secs
+                if not self._buffer:
+                    waits = self._shared.settings.head_timeout_secs
+                    self.deadline = min(self.deadline, self._shared.seconds() + waits)
                 self._buffer = data
                 return
             end += 4
@@ -344,7 +345,7 @@ class Http1Client(asyncio.Protocol):
         if not (self._close or self._shared.draining):
             self._state = HEAD
             idle = self._shared.settings.client_idle_timeout_secs
-            self.deadline = self._shared.now + idle if idle else NEVER
+            self.deadline = self._shared.seconds() + idle if idle else NEVER
             if self._buffer:
                 # By the loop, because answers that are there at once would otherwise nest without end.
                 self._shared.loop.call_soon(self._next)
@@ -367,7 +368,7 @@ class Http1Client(asyncio.Protocol):
         self._state = LINGER
         self._buffer = b""
         self._body = None
-        self.deadline = self._shared.now + LINGER_SECS
+        self.deadline = self._shared.seconds() + LINGER_SECS
         if self.transport.can_write_eof() and not self._half_closed:
             self.transport.write_eof()
         if self._half_closed:

@@ -17,7 +17,7 @@ from .shared import Clock, Shared, open_shared
 from .telemetry import Telemetry
 
 SWEEP_SECS = 1.0
-"""How often deadlines are looked at; none is kept more precisely, and no request pays for a timer."""
+"""How often deadlines are looked at: each is kept up to so much late, never early, and no request pays for a timer."""
 
 BACKLOG = 1024
 
@@ -113,7 +113,7 @@ class Edge:
         shared = self._shared
         assert shared is not None
         self._sweep = self._reactor.callLater(SWEEP_SECS, self._swept)
-        now = shared.now = self._reactor.seconds()
+        now = shared.seconds()
         for connection in [each for each in shared.connections if each.deadline <= now]:
             connection.expired()
         self._pool.expire(now)

@@ -187,12 +187,12 @@ class Exchange:
 
     def upstream_full(self) -> None:
         if not self._complete:
-            self._requester.limit(self._shared.now + self._shared.settings.upstream.write_timeout_secs)
+            self._requester.limit(self._shared.seconds() + self._shared.settings.upstream.write_timeout_secs)
         self._requester.hold_request()
 
     def upstream_drained(self) -> None:
         if not self._complete:
-            self._requester.limit(self._shared.now + self._shared.settings.upstream.read_timeout_secs)
+            self._requester.limit(self._shared.seconds() + self._shared.settings.upstream.read_timeout_secs)
         self._requester.go_on_with_request()
 
     def upstream_broken(self, upstream: Upstream, error: str) -> None:
@@ -213,7 +213,7 @@ class Exchange:
     # -- connecting
 
     def _connect(self) -> None:
-        self._requester.limit(self._shared.now + self._shared.settings.upstream.connection_timeout_secs)
+        self._requester.limit(self._shared.seconds() + self._shared.settings.upstream.connection_timeout_secs)
         if not self._complete:
             self._requester.hold_request()
         self._opening = Deferred.fromCoroutine(self._open())
@@ -342,11 +342,11 @@ class Exchange:
     def _await_request(self) -> None:
         """From the end of the request on there is no limit: a late answer is better than a command run twice."""
         waits = self._shared.settings.upstream.read_timeout_secs
-        self._requester.limit(NEVER if self._complete else self._shared.now + waits)
+        self._requester.limit(NEVER if self._complete else self._shared.seconds() + waits)
 
     def _touch(self) -> None:
         idle = self._shared.settings.upgrade_idle_timeout_secs
-        self._requester.limit(self._shared.now + idle if idle else NEVER)
+        self._requester.limit(self._shared.seconds() + idle if idle else NEVER)
 
     def _span(self) -> AbstractContextManager[None]:
         return span(self.head, self.route.target.sandbox_id, self.route.port)

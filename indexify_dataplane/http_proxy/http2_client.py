@@ -110,7 +110,7 @@ class Http2Client(Http2Connection):
 
     def _idle(self) -> None:
         idle = self._shared.settings.client_idle_timeout_secs
-        self.deadline = self._shared.now + idle if idle else NEVER
+        self.deadline = self._shared.seconds() + idle if idle else NEVER
 
     # -- the edge
 
@@ -119,7 +119,7 @@ class Http2Client(Http2Connection):
             self.go_away()
             self.transport.close()
             return
-        now = self._shared.now
+        now = self._shared.seconds()
         for stream in list(self._streams.values()):
             if stream.deadline <= now:
                 stream.expired()

@@ -88,7 +88,7 @@ class Http2Upstream(Http2Connection):
         self._opening: Deferred[Any] | None = None
         self.key = key
         self.address = address
-        self.idle_since = shared.now
+        self.idle_since = shared.seconds()
 
     def connect(self, host: str, port: int) -> None:
         made: Any = self
@@ -126,7 +126,7 @@ class Http2Upstream(Http2Connection):
     def released(self) -> None:
         self._reserved -= 1
         if not self._reserved:
-            self.idle_since = self._shared.now
+            self.idle_since = self._shared.seconds()
             if self._closing:
                 self.close()
 

@@ -57,8 +57,7 @@ class SandboxResource(Resource):
 
     def render(self, request: Any) -> int:
         shared = self._shared
-        shared.now = self._clock.seconds()
-        shared.pool.expire(shared.now)
+        shared.pool.expire(shared.seconds())
         rendered = _Rendered(shared, request, self._clock)
         try:
             head = _head(request)

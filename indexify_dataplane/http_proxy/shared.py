@@ -57,7 +57,8 @@ class Clock(Protocol):
 
 @define(kw_only=True, eq=False)
 class Shared:
-    """``now`` is the reactor's time at the last sweep, a second old at most: enough for deadlines, and free."""
+    """``seconds`` is the reactor's time now. A deadline counts from there: counted from the last sweep it would be up
+    to a second early, which of a limit of one second is all of it."""
 
     settings: Settings
     routes: Routes
@@ -65,7 +66,7 @@ class Shared:
     pool: IdleConnections
     telemetry: Telemetry
     loop: asyncio.AbstractEventLoop
-    now: float
+    seconds: Callable[[], float]
     connections: set[Any]
     draining: bool = False
     http2: Http2Upstreams | None = None
@@ -93,6 +94,6 @@ def open_shared(
         pool=pool,
         telemetry=telemetry,
         loop=asyncio.get_event_loop(),
-        now=clock.seconds(),
+        seconds=clock.seconds,
         connections=set(),
     )

@@ -105,7 +105,7 @@ class Http1Upstream(asyncio.Protocol):
         if complete and self._keep and not self.transport.is_closing():
             # Paused for a slow client, it would never hear the next answer.
             self.transport.resume_reading()
-            self._shared.pool.put(self, self._shared.now)
+            self._shared.pool.put(self, self._shared.seconds())
         else:
             self.transport.close()
 

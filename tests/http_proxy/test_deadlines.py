@@ -134,6 +134,30 @@ class Deadlines(EdgeCase):
         self.assertEqual(self.edge.active_requests, 0)
 
     @in_loop
+    async def test_body_that_keeps_coming(self) -> None:
+        """The limit counts from the last byte, not from the sweep before it: a second is a second."""
+        arrived = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+            nonlocal arrived
+            await read_head(reader)
+            while data := await reader.read(65536):
+                arrived += len(data)
+                if arrived == 30:
+                    writer.write(OK)
+
+        await self.start_server(serve)
+        await self.start_edge(upstream_read_timeout_secs=1)
+        client = await self.connect()
+        self.clock.advance(0.9)
+        client.send(get("/", b"Content-Length: 30\r\n", "POST"))
+        for sent in range(1, 31):
+            client.send(b"x")
+            await self.until(lambda sent=sent: arrived == sent)
+            self.clock.advance(0.45)
+        self.assertEqual((await client.answer()).body, b"ok")
+
+    @in_loop
     async def test_no_answer_to_an_expectation(self) -> None:
         writers = await self.silent()
         await self.start_edge()
