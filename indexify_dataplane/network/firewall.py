@@ -5,8 +5,9 @@ so that the first change of a new process takes nothing away from the others. Al
 several threads.
 
 What others do to the kernel's rules while the node runs (a flush, a reload of a host's own firewall) is found by
-``check``, and by each change: it takes the node's hooks out and puts them in again, which the kernel refuses as a whole
-if they are not there. So nothing starts under rules that are not asked.
+``check``, and by each change: it asks for the node's hooks, and the kernel refuses it as a whole if they are not there.
+So nothing starts under rules that are not asked. A change adds and takes away what is different; where that is refused,
+or what is in force is not known, the node's chains are written anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.logger import Logger
 
 from . import dead_nodes, presence
@@ -24,6 +25,7 @@ from .chains import (
     Dump,
     Endpoint,
     Entry,
+    change,
     containers_chain,
     entry,
     fingerprint,
@@ -32,6 +34,7 @@ from .chains import (
     sandbox_chain,
     transaction,
 )
+from .held import Held, in_force, same
 from .policy import Family, Policy, Rule, Surroundings, networks, rules
 from .tables import FirewallError, Namespace, Tables, filter_bridges, find_namespace, find_tables
 
@@ -39,15 +42,6 @@ log = Logger()
 
 TOLD = 5
 """So many of the things that were wrong are in the log line."""
-
-
-@frozen
-class _Held:
-    """One container: its entries by family, and the rules of its chain where this process knows them."""
-
-    chain: str | None
-    entries: dict[Family, Entry]
-    rules: dict[Family, tuple[Rule, ...]]
 
 
 class Firewall:
@@ -71,13 +65,14 @@ class Firewall:
         self._locate = locate
         self._find_tables = tables
         self._lock = threading.Lock()
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._foreign: set[str] = set()
         self._name: socket.socket | None = None
         self._places: dict[Family, tuple[str, ...]] = {}
+        self._written: dict[Family, dict[str, Entry]] | None = None
         self._changes = 0
         self._good: dict[Family, bytes] | None = None
-        self._seen: dict[tuple[Family, str], tuple[_Held, Entry, tuple[Rule, ...]]] = {}
+        self._seen: dict[tuple[Family, str], tuple[Held, Entry, tuple[Rule, ...]]] = {}
         self.repairs = 0
         """How often rules had to be put back. Read from other threads."""
 
@@ -133,7 +128,7 @@ class Firewall:
             old = self._held.get(name)
             taken = self._foreign | {each.chain for other, each in self._held.items() if each.chain and other != name}
             chain = old.chain if old and old.chain else sandbox_chain(container_id, taken)
-            new = _Held(
+            new = Held(
                 chain,
                 {
                     family: entry(container_id, family, endpoint, chain, made[family])
@@ -141,7 +136,7 @@ class Firewall:
                 },
                 made,
             )
-            if old is not None and _same(old, new):
+            if old is not None and same(old, new):
                 self._held[name] = new
                 return chain
             self._release_addresses(name, new)
@@ -152,7 +147,7 @@ class Firewall:
                 # One family may have changed: what is in force is not known and never taken for this. Where there was
                 # a chain, it is still led to; where there was none, nothing may lead to one that may not exist.
                 kept = old.entries if old else {family: Entry(chain, "") for family in new.entries}
-                self._held[name] = _Held(chain, {each: evolve(found, digest="") for each, found in kept.items()}, {})
+                self._held[name] = Held(chain, {each: evolve(found, digest="") for each, found in kept.items()}, {})
                 raise
         log.info(
             "network policy applied",
@@ -167,14 +162,14 @@ class Firewall:
 
     def protect(self, container_id: str, endpoint: Endpoint) -> None:
         """Keep this node's sandboxes away from a container that has no chain of its own, such as a function's."""
-        new = _Held(
+        new = Held(
             None,
             {family: entry(container_id, family, endpoint, None, ()) for family in self._tables.programs},
             {},
         )
         with self._lock:
             name = key(container_id)
-            if name not in self._held or not _same(self._held[name], new):
+            if name not in self._held or not same(self._held[name], new):
                 self._release_addresses(name, new)
                 self._held[name] = new
                 self._write()
@@ -246,7 +241,7 @@ class Firewall:
         self._good = marks
         # The kernel tells rules in words of its own: what it said of these first is what it has to say later.
         self._seen = {
-            (family, name): (held, *_in_force(dump, found, name, held))
+            (family, name): (held, *in_force(dump, found, name, held))
             for family, dump in dumps.items()
             for found in [dump.entries(self._executor_id)]
             for name, held in self._held.items()
@@ -275,25 +270,25 @@ class Firewall:
         self._foreign = {chain for dump in dumps.values() for chain in dump.chains if chain.startswith(SANDBOX_PREFIX)}
         for family, dump in dumps.items():
             for name, found in dump.entries(self._executor_id).items():
-                old = self._held.get(name, _Held(found.chain, {}, {}))
+                old = self._held.get(name, Held(found.chain, {}, {}))
                 in_force = {family: dump.chains.get(found.chain, ())} if found.chain else {}
-                self._held[name] = _Held(
+                self._held[name] = Held(
                     old.chain or found.chain, {**old.entries, family: found}, {**old.rules, **in_force}
                 )
         self._foreign -= {each.chain for each in self._held.values() if each.chain}
 
-    def _release_addresses(self, name: str, new: _Held) -> None:
+    def _release_addresses(self, name: str, new: Held) -> None:
         """An address that the engine gave to a new container is no longer that of an old one, which is dead."""
         for family, mine in new.entries.items():
             where = {rule[:2] for rule in mine.drops}
             for other, held in self._held.items():
                 found = held.entries.get(family)
                 if other != name and found and where & {rule[:2] for rule in found.drops}:
-                    self._held[other] = _Held(
+                    self._held[other] = Held(
                         held.chain, {**held.entries, family: Entry(held.chain, found.digest)}, held.rules
                     )
 
-    def _rules_of(self, held: _Held) -> dict[Family, dict[str, tuple[Rule, ...]]]:
+    def _rules_of(self, held: Held) -> dict[Family, dict[str, tuple[Rule, ...]]]:
         if held.chain is None:
             return {}
         return {family: {held.chain: held.rules[family]} for family in held.entries if family in held.rules}
@@ -305,19 +300,27 @@ class Firewall:
         removed: Collection[str] = (),
     ) -> None:
         """Put the table in force. With ``dumps`` the hooks are put where they belong, without they must be there."""
+        written, self._written = self._written, None
+        if dumps is None and written is None:
+            dumps = self._tables.dumps()
+        wanted = {
+            family: {name: held.entries[family] for name, held in self._held.items() if family in held.entries}
+            for family in self._tables.programs
+        }
         texts: dict[Family, str] = {}
-        for family in self._tables.programs:
-            unhook = hook = list(self._places.get(family, ()))
-            if dumps is not None:
-                unhook, hook = dumps[family].misplaced(self._executor_id)
-                self._places[family] = dumps[family].places()
+        for family, entries in wanted.items():
+            made = (rules or {}).get(family, {})
+            if dumps is None:
+                assert written is not None
+                texts[family] = change(
+                    self._executor_id, written[family], entries, rules=made, removed=removed,
+                    hooks=self._places[family],
+                )  # fmt: skip
+                continue
+            unhook, hook = dumps[family].misplaced(self._executor_id)
+            self._places[family] = dumps[family].places()
             texts[family] = transaction(
-                self._executor_id,
-                [held.entries[family] for held in self._held.values() if family in held.entries],
-                rules=(rules or {}).get(family, {}),
-                removed=removed,
-                unhook=unhook,
-                hook=hook,
+                self._executor_id, entries.values(), rules=made, removed=removed, unhook=unhook, hook=hook
             )
         try:
             self._restore(texts)
@@ -326,9 +329,12 @@ class Firewall:
                 raise
             found = self._tables.dumps()
             lost = [problem for family, dump in found.items() for problem in self._lost(family, dump, rules)]
-            if not lost:
-                raise
-            self._rewrite(found, lost, removed)
+            if lost:
+                self._rewrite(found, lost, removed)
+            else:
+                self._write(found, rules, removed)
+        else:
+            self._written = wanted
 
     def _restore(self, texts: Mapping[Family, str]) -> None:
         """A look that began before and ends after it says nothing."""
@@ -361,29 +367,13 @@ class Firewall:
             mine = held.entries.get(family)
             if mine is None:
                 continue
-            there, rules = _in_force(dump, found, name, held)
+            there, rules = in_force(dump, found, name, held)
             short = held.chain is not None and len(rules) != len(held.rules.get(family, ()))
             seen = self._seen.get((family, name))
             other = seen is not None and seen[0] is held and seen[1:] != (there, rules)
             if short or other or (len(there.jumps), len(there.drops)) != (len(mine.jumps), len(mine.drops)):
                 wrong.append(f"{family.name}: the rules of {name} are not as they were made")
         return wrong
-
-
-def _in_force(dump: Dump, found: Mapping[str, Entry], name: str, held: _Held) -> tuple[Entry, tuple[Rule, ...]]:
-    """A container's entry and the rules of its chain, as the kernel has them. ``found`` are the dump's entries."""
-    return found.get(name, Entry(None, "")), dump.chains.get(held.chain, ()) if held.chain else ()
-
-
-def _same(old: _Held, new: _Held) -> bool:
-    """Whether the new rules are in force: same digests, and as many rules as there should be."""
-    return old.chain == new.chain and all(
-        (found := old.entries.get(family)) is not None
-        and found.digest == mine.digest
-        and (len(found.jumps), len(found.drops)) == (len(mine.jumps), len(mine.drops))
-        and (new.chain is None or len(old.rules.get(family, ())) == len(new.rules[family]))
-        for family, mine in new.entries.items()
-    )
 
 
 def _unreachable(dump: Dump) -> list[str]:

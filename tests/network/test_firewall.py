@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from indexify_dataplane.core.model import NetworkPolicy
 from indexify_dataplane.network import presence
-from indexify_dataplane.network.chains import Endpoint, node_chain
+from indexify_dataplane.network.chains import Dump, Endpoint, node_chain
 from indexify_dataplane.network.firewall import Firewall
 from indexify_dataplane.network.graves import members
 from indexify_dataplane.network.policy import Family, Surroundings
@@ -80,6 +81,9 @@ class Rules:
 
     def listed(self, *arguments: str, family: str = "iptables") -> str:
         return self.stage.host(f"{family}-{self.kind}", *arguments)
+
+    def dump(self, family: str) -> Dump:
+        return Dump.parse(self.stage.host(f"{family}-{self.kind}-save", "-t", "filter"))
 
     def apply(self, number: int, policy: NetworkPolicy | None, id: str | None = None) -> str:
         name = f"sandbox-{number}-abcdefghijk" if id is None else id
@@ -379,6 +383,51 @@ class Rules:
         self.again()
         self.assertEqual(self.apply(1, CLOSED), chain)
         self.assertEqual(self.listed("-L", chain, "-n", "-v"), before, "the counters went on")
+
+    def test_the_counters_of_others_go_on_when_a_sandbox_comes_and_goes(self) -> None:
+        self.apply(1, CLOSED)
+        self.stage.inside[0].reach([ELSEWHERE[0]])
+        before = self.listed("-L", node_chain("executor-1"), "-n", "-v", "-x")
+        self.apply(2, CLOSED)
+        self.firewall.remove("sandbox-2-abcdefghijk")
+        self.assertEqual(self.listed("-L", node_chain("executor-1"), "-n", "-v", "-x"), before)
+
+    def test_many_changes_leave_what_is_left_when_all_is_written_anew(self) -> None:
+        """Names and addresses are given again, rules change, a change is refused in between."""
+        dice = random.Random(7)
+        ends = [Endpoint(f"02:42:00:00:01:{n:02x}", {Family.IPV4: f"10.77.0.{100 + n}", Family.IPV6: f"fd77::1:{n}"})
+                for n in range(5)]  # fmt: skip
+        policies = [None, CLOSED, NetworkPolicy(True, ("203.0.113.0/24",)), NetworkPolicy(False, (), ("10.0.0.0/8",))]
+        expected: dict[str, tuple[Endpoint, bool]] = {}
+        for step in range(60):
+            who, where = f"container-{dice.randrange(7)}", dice.choice(ends)
+            if step == 30:
+                bad = evolve(where, mac="no mac")
+                self.assertRaises(FirewallError, self.firewall.apply, "bad", bad, CLOSED)
+                self.firewall.remove("bad")
+                continue
+            what = dice.choice(("apply", "apply", "protect", "remove"))
+            if what == "remove" or (what == "protect") == expected.get(who, (where, what == "protect"))[1]:
+                expected.pop(who, None)
+                self.firewall.remove(who)
+            if what == "remove":
+                continue
+            for other in [name for name, (taken, _) in expected.items() if taken is where and name != who]:
+                del expected[other]
+            expected[who] = where, what == "apply"
+            if what == "apply":
+                self.firewall.apply(who, where, dice.choice(policies))
+            else:
+                self.firewall.protect(who, where)
+        changed = {family: self.dump(family) for family in ("iptables", "ip6tables")}
+        self.assertEqual(self.firewall.repairs, 0)
+        self.again()
+        for family, dump in changed.items():
+            anew, mine = self.dump(family), dump.entries("executor-1")
+            self.assertEqual(mine, anew.entries("executor-1"))
+            self.assertEqual(dump.chains.keys(), anew.chains.keys())
+            held = {name: (len(entry.drops), bool(entry.jumps)) for name, entry in mine.items() if entry.drops}
+            self.assertEqual(held, {name: (1, sandbox) for name, (_, sandbox) in expected.items()})
 
     def test_what_others_have_broken_is_repaired(self) -> None:
         def flushed_chain() -> None:

@@ -1,0 +1,35 @@
+"""What the firewall holds of one container, and whether the kernel has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from .chains import Dump, Entry
+from .policy import Family, Rule
+
+
+@frozen
+class Held:
+    """One container: its entries by family, and the rules of its chain where this process knows them."""
+
+    chain: str | None
+    entries: dict[Family, Entry]
+    rules: dict[Family, tuple[Rule, ...]]
+
+
+def in_force(dump: Dump, found: Mapping[str, Entry], name: str, held: Held) -> tuple[Entry, tuple[Rule, ...]]:
+    """A container's entry and the rules of its chain, as the kernel has them. ``found`` are the dump's entries."""
+    return found.get(name, Entry(None, "")), dump.chains.get(held.chain, ()) if held.chain else ()
+
+
+def same(old: Held, new: Held) -> bool:
+    """Whether the new rules are in force: same digests, and as many rules as there should be."""
+    return old.chain == new.chain and all(
+        (found := old.entries.get(family)) is not None
+        and found.digest == mine.digest
+        and (len(found.jumps), len(found.drops)) == (len(mine.jumps), len(mine.drops))
+        and (new.chain is None or len(old.rules.get(family, ())) == len(new.rules[family]))
+        for family, mine in new.entries.items()
+    )
