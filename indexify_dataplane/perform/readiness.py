@@ -15,9 +15,9 @@ from ..drivers.base import Driver, DriverError
 from ..metrics import Metrics
 from ..reactor import Clock, sleep
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.004, 0.1
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
 """Seconds between two questions."""
-PAUSE_SHARE = 0.05
+PAUSE_SHARE = 0.1
 """A pause as a part of the time that was waited already: what is lost by asking late stays small beside it."""
 
 

@@ -158,7 +158,7 @@ class Bench:
             rows.append((f"create to routable over the raw engine, {name} of {pairs}", shown, f"<= {limit} ms"))
         return rows
 
-    def rate(self, count: int = 40, rounds: int = 2) -> list[Row]:
+    def rate(self, count: int = 40, rounds: int = 6) -> list[Row]:
         """Starts per second at four in parallel, from the first order to the last answer; rounds ABBA."""
         body = self.raw_body()
         ours: list[float] = []
