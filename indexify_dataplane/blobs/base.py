@@ -43,6 +43,10 @@ class BlobStore(Protocol):
     def urls_need_io(self) -> bool:
         """Whether ``read_url`` and ``part_url`` may block (for instance to renew credentials)."""
 
+    @property
+    def near(self) -> bool:
+        """Whether calls take no round trip: ending an upload is then less than handing it to a thread."""
+
     def size(self, uri: str) -> int:
         """Bytes of the blob. Raises BlobNotFound."""
 

@@ -59,6 +59,7 @@ class LocalStore:
     """Implements ``BlobStore`` for ``file://``."""
 
     urls_need_io = False
+    near = True
 
     def size(self, uri: str) -> int:
         with _explained("get_metadata", uri):
@@ -112,7 +113,9 @@ class LocalStore:
 
     def create_upload(self, uri: str) -> str:
         with _explained("create_multipart_upload", uri):
-            os.makedirs(os.path.dirname(file_path(uri)), exist_ok=True)
+            folder = os.path.dirname(file_path(uri))
+            if not os.path.isdir(folder):  # as a rule it is: makedirs would ask three times
+                os.makedirs(folder, exist_ok=True)
         return uuid.uuid4().hex
 
     def part_url(self, uri: str, upload_id: str, number: int, lifetime: int) -> str:

@@ -53,6 +53,7 @@ class S3Store:
     """Implements ``BlobStore`` for ``s3://``. ``boto3`` is imported with the first use."""
 
     urls_need_io = True
+    near = False
 
     def __init__(self, settings: S3Settings | None = None) -> None:
         self._settings = settings or S3Settings()

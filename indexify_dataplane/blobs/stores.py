@@ -74,6 +74,29 @@ class Blobs:
     async def abort_upload(self, uri: str, upload_id: str) -> None:
         await self._run("abort_multipart_upload", self.store_of(uri).abort_upload, uri, upload_id)
 
+    def near(self, uri: str) -> bool:
+        """See ``BlobStore.near``."""
+        return self.store_of(uri).near
+
+    async def end_uploads(
+        self, completed: Sequence[tuple[str, str, Sequence[str]]], aborted: Sequence[tuple[str, str]]
+    ) -> None:
+        """Complete and abort uploads (URI, id and etags; URI and id) one after the other, as one call of a thread.
+        After a BlobError each may be ended again."""
+        began = self._clock.seconds()
+        names = {"complete_multipart_upload": len(completed), "abort_multipart_upload": len(aborted)}
+
+        def end() -> None:
+            for uri, upload_id, etags in completed:
+                self.store_of(uri).complete_upload(uri, upload_id, etags)
+            for uri, upload_id in aborted:
+                self.store_of(uri).abort_upload(uri, upload_id)
+
+        await self._calls.run(end)
+        for name, count in names.items():
+            for _ in range(count):
+                self._observe(name, began)
+
     async def open_uploads(self, prefix: str) -> Sequence[OpenUpload]:
         """Uploads under way to URIs that begin with ``prefix``."""
         return await self._calls.run(self.store_of(prefix).open_uploads, prefix)
@@ -102,7 +125,6 @@ class Blobs:
 
     async def _run(self, operation: str, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         began = self._clock.seconds()
-        self._metrics.counter(f"blob_store.{operation}.requests").add()
         try:
             return await self._calls.run(call, *args, **kwargs)
         except CancelledError:
@@ -111,5 +133,8 @@ class Blobs:
             self._metrics.counter(f"blob_store.{operation}.errors").add()
             raise
         finally:
-            took = self._clock.seconds() - began
-            self._metrics.histogram(f"blob_store.{operation}.latency_seconds").observe(took)
+            self._observe(operation, began)
+
+    def _observe(self, operation: str, began: float) -> None:
+        self._metrics.counter(f"blob_store.{operation}.requests").add()
+        self._metrics.histogram(f"blob_store.{operation}.latency_seconds").observe(self._clock.seconds() - began)

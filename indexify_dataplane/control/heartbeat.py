@@ -43,8 +43,8 @@ INTERVAL = 5.0
 QUIET_TIMEOUT = 5.0
 COALESCE = (0.02, 0.05)
 """How long a report waits for others that nobody is waiting for either."""
-GAP = 0.02
-"""Least time between the beginnings of two heartbeats: one node asks for 50 a second at most."""
+GAP = 0.01
+"""Least time between the beginnings of two heartbeats: one node asks for 100 a second at most."""
 
 
 @frozen

@@ -185,6 +185,24 @@ class AllStores(TestCase):
         self.assertEqual((self.count("get_metadata.requests"), self.count("get_metadata.errors")), (2, 1))
         self.assertEqual((self.count("put.requests"), self.count("get.requests")), (1, 1))
 
+    async def test_uploads_are_ended_together_and_again_after_a_failure(self) -> None:
+        kept, lost, thrown = (f"{self.base}/{name}" for name in ("kept", "lost", "thrown"))
+        uploads = {uri: await self.blobs.create_upload(uri) for uri in (kept, lost, thrown)}
+        [parts] = [await self.blobs.part_urls(kept, uploads[kept], 1, 60)]
+        with open(file_path(parts[0]), "wb") as file:
+            file.write(b"whole")
+        [aside] = await self.blobs.part_urls(thrown, uploads[thrown], 1, 60)
+        with open(file_path(aside), "wb") as file:
+            file.write(b"half")
+        ends = [(kept, uploads[kept], ["e"]), (lost, uploads[lost], ["e"])], [(thrown, uploads[thrown])]
+        with self.assertRaises(BlobNotFound):
+            await self.blobs.end_uploads(*ends)  # of one of them nothing was written
+        self.assertEqual(await self.blobs.fetch(kept, b"".join), b"whole")
+        await self.blobs.end_uploads(ends[0][:1], ends[1])
+        self.assertEqual(await self.blobs.fetch(kept, b"".join), b"whole")
+        self.assertEqual(os.listdir(os.path.dirname(file_path(kept))), ["kept"])
+        self.assertEqual(self.count("abort_multipart_upload.requests"), 1)
+
     async def test_a_scheme_nobody_serves_is_refused_with_its_uri(self) -> None:
         for uri in ("gs://bucket/key", "relative/path", "", "http://host/x"):
             with self.assertRaises(BlobUriError) as caught:

@@ -65,7 +65,7 @@ class Threaded(TestCase):
         await driver.close()
 
     async def _idle(self) -> bool:
-        return all(not pool._threads.workers or not pool._threads.working for pool in self.pools())
+        return not any(pool.calls for pool in self.pools())
 
     def pools(self):
         return (self.driver._starts, self.driver._quick)

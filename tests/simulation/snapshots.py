@@ -59,6 +59,7 @@ class SimBlobs:
     """A store with open uploads. It may be unwell, and the node may die in the middle of a write."""
 
     urls_need_io = False
+    near = True
 
     def __init__(self, world: Simulation) -> None:
         self._world = world
