@@ -8,6 +8,7 @@ carry the log context; ``Pool.run`` keeps them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import queue
 import sys
@@ -159,8 +160,10 @@ class Pool:
             return
         self._started, self._stopped = False, True
         threads, self._threads = self._threads, []
+        calls = self._queue
+        self._queue = queue.SimpleQueue()  # what a thread that hangs leaves in the old one is not of the next life
         for _ in threads:
-            self._queue.put(None)
+            calls.put(None)
         until = None if self._patience is None else time.monotonic() + self._patience
         for each in threads:
             each.join(None if until is None else max(0.0, until - time.monotonic()))
@@ -177,12 +180,14 @@ class Pool:
         context = contextvars.copy_context()
 
         def work() -> None:
+            tell: Callable[[Any], None] = deferred.callback
             try:
-                result = context.run(call, *args, **kwargs)
+                result: Any = context.run(call, *args, **kwargs)
             except BaseException:
-                self._tell(settle, deferred.errback, Failure())
-            else:
-                self._tell(settle, deferred.callback, result)
+                tell, result = deferred.errback, Failure()
+            # The loop may be closed: the call was left when patience ended, and nobody waits for it any more.
+            with contextlib.suppress(RuntimeError):
+                self._tell(settle, tell, result)
 
         def settle(tell: Callable[[Any], None], result: Any) -> None:
             self.calls -= 1

@@ -99,3 +99,16 @@ class PoolTests(TestCase):
         self.assertFalse(quick.called)  # its answer comes with the next turn of the loop
         self.assertIn("calls that do not end are left", [line.get("log_format") for line in lines])
         self.assertTrue(all(each.daemon for each in threading.enumerate() if "of a test" in each.name))
+
+    @inlineCallbacks
+    def test_a_next_life_has_nothing_of_a_call_that_was_left(self) -> Generator[Any, Any, None]:
+        pool, go = self.pool(size=1, patience=0.0), threading.Event()
+        self.addCleanup(go.set)
+        pool.start()
+        left = pool.run(go.wait)
+        pool.stop()
+        pool.start()
+        self.assertEqual((yield pool.run(int, "7")), 7)
+        go.set()
+        yield left
+        self.assertEqual((yield pool.run(int, "8")), 8)
