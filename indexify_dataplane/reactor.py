@@ -126,7 +126,7 @@ class Calls(Protocol):
 
 class Pool:
     """A bounded thread pool of one owner. Calls queue when all its threads are busy; a hung call takes one thread of
-    this pool and nothing else. All methods belong to the reactor's thread.
+    this pool and nothing else. All methods belong to the reactor's thread, but ``stop``, which blocks.
 
     ``patience``: seconds that calls have to finish when the pool is stopped, for calls that may hang; those that take
     longer are left to themselves and end with the process. None: as long as they take.
@@ -147,23 +147,26 @@ class Pool:
         self.calls = 0
         """Calls under way, those that wait for a thread included."""
         self._started = self._stopped = False
+        self._lock = threading.Lock()
 
     def start(self) -> None:
-        if not self._started:
-            self._started, self._stopped = True, False
-            for _ in range(self.calls):
-                self._grow()
+        with self._lock:
+            if not self._started:
+                self._started, self._stopped = True, False
+                for _ in range(self.calls):
+                    self._grow()
 
     def stop(self) -> None:
         """Let queued calls finish and join the threads; blocks until they are done or patience is at its end."""
-        if not self._started:
-            return
-        self._started, self._stopped = False, True
-        threads, self._threads = self._threads, []
-        calls = self._queue
-        self._queue = queue.SimpleQueue()  # what a thread that hangs leaves in the old one is not of the next life
-        for _ in threads:
-            calls.put(None)
+        with self._lock:
+            if not self._started:
+                return
+            self._started, self._stopped = False, True
+            threads, self._threads = self._threads, []
+            calls = self._queue
+            self._queue = queue.SimpleQueue()  # what a thread that hangs leaves in the old one is not of the next life
+            for _ in threads:
+                calls.put(None)
         until = None if self._patience is None else time.monotonic() + self._patience
         for each in threads:
             each.join(None if until is None else max(0.0, until - time.monotonic()))
@@ -173,10 +176,9 @@ class Pool:
     def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run ``call`` in a thread with the caller's context variables. Cancelling the Deferred gives the answer up;
         the call itself goes on, because a thread cannot be stopped. Before ``start`` calls wait for it, after ``stop``
-        none is made any more and its Deferred never fires."""
+        none is made any more and its Deferred never fires. Errs back with RuntimeError where the system permits not
+        even one thread."""
         deferred: Deferred[T] = Deferred()
-        if self._stopped:
-            return deferred
         context = contextvars.copy_context()
 
         def work() -> None:
@@ -194,22 +196,32 @@ class Pool:
             if not deferred.called:
                 tell(result)
 
-        self.calls += 1
-        self._queue.put(work)
-        if self._started:
-            self._grow()
+        with self._lock:
+            if self._stopped:
+                return deferred
+            self.calls += 1
+            problem = self._grow() if self._started else None
+            if problem is None:
+                self._queue.put(work)
+        if problem is not None:
+            settle(deferred.errback, problem)
         return deferred
 
-    def _grow(self) -> None:
-        """One thread more if there are fewer than calls under way."""
+    def _grow(self) -> Exception | None:
+        """One thread more if there are fewer than calls under way; why there is none at all. Under the lock."""
         if len(self._threads) < min(self._size, self.calls):
             # The interpreter waits for threads before it ends, but for those that may hang.
             thread = threading.Thread(
                 target=_serve, args=(self._queue,), daemon=self._patience is not None,
                 name=f"PoolThread-{self._name}-{len(self._threads)}",
             )  # fmt: skip
+            try:
+                thread.start()
+            except RuntimeError as error:
+                log.warn("no thread can be started", pool=self._name, threads=len(self._threads), error=str(error))
+                return None if self._threads else error
             self._threads.append(thread)
-            thread.start()
+        return None
 
 
 def _serve(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:

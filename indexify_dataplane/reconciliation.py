@@ -53,7 +53,7 @@ from .core.effects import (
     WorldEffect,
     story,
 )
-from .core.events import Event, Swept
+from .core.events import Commanded, Event, Swept
 from .core.model import Report
 from .core.node import Node
 from .core.outbox import Outbox, ReportKind
@@ -82,7 +82,8 @@ log = Logger()
 
 UNSTORED = (Run, Finalize)
 """Done at once when an event wants nothing more than these and its allocation's row: that was stored when it was
-accepted, a crash fails it from then on whether they were done or not, and each commit would only cost time."""
+accepted, a crash fails it from then on whether they were done or not, and each commit would only cost time. Not for a
+command: what it ends may have come with it, and be begun by the commit that is still to come."""
 
 Transition = Callable[[Node, Event, Node, float], None]
 Decide = Callable[[Node, Event, float], tuple[Node, tuple[Effect, ...]]]
@@ -167,7 +168,7 @@ class Reconciliation(Service):
             self.node, effects = self._decide(before, event, now)
             for observe in self._observers:
                 observe(before, event, self.node, now)
-            if self.work is not None and all(isinstance(effect, (*UNSTORED, SaveAllocation)) for effect in effects):
+            if self.work is not None and _may_be_done(event, effects):
                 self._collect(effect for effect in effects if isinstance(effect, SaveAllocation))
                 self._hand_out(effect for effect in effects if isinstance(effect, UNSTORED))
             else:
@@ -389,3 +390,8 @@ class Reconciliation(Service):
 
 def _never(_: Deferred[None]) -> None:
     """Giving up the wait for a commit does not stop the commit."""
+
+
+def _may_be_done(event: Event, effects: Iterable[Effect]) -> bool:
+    """Before anything is stored; see ``UNSTORED``."""
+    return not isinstance(event, Commanded) and all(isinstance(each, (*UNSTORED, SaveAllocation)) for each in effects)

@@ -11,14 +11,21 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from indexify_dataplane.core import effects as fx
-from indexify_dataplane.core.events import AddContainer, Commanded, Due, RemoveContainer
+from indexify_dataplane.core.events import (
+    AddContainer,
+    Commanded,
+    Due,
+    KillAllocation,
+    RemoveContainer,
+    RunAllocation,
+)
 from indexify_dataplane.core.node import Node, Rules
 from indexify_dataplane.core.outbox import Outbox
 from indexify_dataplane.metrics import Metrics
 from indexify_dataplane.perform.work import Work
 from indexify_dataplane.reconciliation import Reconciliation
 from indexify_dataplane.store import StoreError
-from tests.core.build import BOTH, sandbox
+from tests.core.build import BOTH, Play, allocation, function, sandbox
 
 
 class SlowStore:
@@ -52,6 +59,21 @@ class Hands:
         """The start goes on until the test ends."""
 
 
+class Calls:
+    """Notes in which order allocations are prepared and finalized."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    async def prepare(self, effect: fx.Prepare) -> Any:
+        self.done.append("prepare")
+        await Deferred()
+
+    async def finalize(self, effect: fx.Finalize) -> Any:
+        self.done.append("finalize")
+        await Deferred()
+
+
 class Owner(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.store, self.hands = Clock(), SlowStore(), Hands()
@@ -69,6 +91,21 @@ class Owner(SynchronousTestCase):
 
     def add(self, seq: int = 1, name: str = "sb") -> Deferred[None]:
         return self.owner.submit(Commanded(seq, AddContainer(sandbox(name))))
+
+    def test_the_end_of_a_call_does_not_overtake_its_beginning(self) -> None:
+        """Both orders come in one answer of the server, and the commit of the first is still to come."""
+        calls = Calls()
+        self.owner.work = Work(self.hands, calls)  # type: ignore[arg-type]
+        play = Play(evolve(self.owner.node, rules=Rules(drivers=BOTH)))
+        play.running(function())
+        self.owner.node = play.node
+        self.owner.submit(Commanded(9, RunAllocation(allocation())))
+        self.owner.submit(Commanded(10, KillAllocation("a1")))
+        self.assertEqual(calls.done, [])
+        self.clock.advance(0)
+        for _, commit in self.store.commits:
+            commit.callback(None)
+        self.assertEqual(calls.done, ["prepare", "finalize"])
 
     def test_nothing_is_done_or_acknowledged_before_it_is_written(self) -> None:
         stored = self.add()

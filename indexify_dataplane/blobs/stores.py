@@ -92,10 +92,19 @@ class Blobs:
             for uri, upload_id in aborted:
                 self.store_of(uri).abort_upload(uri, upload_id)
 
-        await self._calls.run(end)
+        for name, count in names.items():
+            self._metrics.counter(f"blob_store.{name}.requests").add(count)
+        try:
+            await self._calls.run(end)
+        except CancelledError:
+            raise
+        except Exception:
+            for name, count in names.items():
+                self._metrics.counter(f"blob_store.{name}.errors").add(count)
+            raise
         for name, count in names.items():
             for _ in range(count):
-                self._observe(name, began)
+                self._took(name, began)
 
     async def open_uploads(self, prefix: str) -> Sequence[OpenUpload]:
         """Uploads under way to URIs that begin with ``prefix``."""
@@ -125,6 +134,7 @@ class Blobs:
 
     async def _run(self, operation: str, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         began = self._clock.seconds()
+        self._metrics.counter(f"blob_store.{operation}.requests").add()
         try:
             return await self._calls.run(call, *args, **kwargs)
         except CancelledError:
@@ -133,8 +143,7 @@ class Blobs:
             self._metrics.counter(f"blob_store.{operation}.errors").add()
             raise
         finally:
-            self._observe(operation, began)
+            self._took(operation, began)
 
-    def _observe(self, operation: str, began: float) -> None:
-        self._metrics.counter(f"blob_store.{operation}.requests").add()
+    def _took(self, operation: str, began: float) -> None:
         self._metrics.histogram(f"blob_store.{operation}.latency_seconds").observe(self._clock.seconds() - began)

@@ -163,7 +163,11 @@ def ended(turn: Turn, event: Ended) -> None:
         case Cancelling(reason):
             outcome = event.outcome
             if isinstance(outcome, Failed):
-                outcome = evolve(outcome, reason=reason)
+                if not outcome.begun and reason is not FailureReason.ALLOCATION_CANCELLED:
+                    # It waited for a place in an executor whose end it has no part in.
+                    outcome = Failed(FailureReason.CONTAINER_TERMINATED, blame_container=True)
+                else:
+                    outcome = evolve(outcome, reason=reason)
             finalize(turn, allocation, outcome)
 
 

@@ -77,7 +77,9 @@ def resumed(turn: Turn, container: Container, state: Running) -> None:
     turn.do(Watch(container.id, container.spec, state.handle, frozen=state.frozen and driver.freezes))
     if container.spec.kind is not Kind.SANDBOX:
         return
-    if driver.enforces_policies or driver.freezes or state.frozen or state.claiming:
+    # A policy that this life of the node cannot enforce is asked for all the same: the answer ends the sandbox.
+    bound = container.spec.sandbox is not None and container.spec.sandbox.network_policy is not None
+    if driver.enforces_policies or bound or driver.freezes or state.frozen or state.claiming:
         wanted = evolve(state, frozen=state.frozen and driver.freezes)
         _conform(turn, evolve(container, state=wanted), wanted)
     set_rest_alarm(turn, container)

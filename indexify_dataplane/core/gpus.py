@@ -34,7 +34,7 @@ def shortage(node: Node, spec: ContainerSpec) -> str | None:
     free = len(node.free_gpus)
     if count <= free and not (count and node.gpu_queue):
         return None
-    freed = sum(len(each.gpus) for each in leaving(node))
+    freed = sum(len(_there(node, each.gpus)) for each in leaving(node))
     promised = sum(wanted(node.containers[each].spec) for each in node.gpu_queue)
     if count + promised <= free + freed:
         return None
@@ -67,8 +67,14 @@ def take(turn: Turn, spec: ContainerSpec) -> tuple[str, ...]:
 
 
 def give_back(turn: Turn, devices: tuple[str, ...]) -> None:
-    if devices:
-        turn.node = evolve(turn.node, free_gpus=turn.node.free_gpus + devices)
+    free = _there(turn.node, devices)
+    if free:
+        turn.node = evolve(turn.node, free_gpus=turn.node.free_gpus + free)
+
+
+def _there(node: Node, devices: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that the host still has: an earlier life of the node may have known others."""
+    return tuple(each for each in devices if node.gpus is None or each in node.gpus)
 
 
 def enqueue(turn: Turn, container_id: str) -> None:

@@ -240,12 +240,14 @@ class Completed:
 
 @frozen
 class Failed:
-    """An allocation's failure. ``blame_container`` reports its container as dead with it."""
+    """An allocation's failure. ``blame_container`` reports its container as dead with it. ``begun``: the executor was
+    told of it, so that it may have had a part in what happened there."""
 
     reason: FailureReason
     request_error: Payload | None = None
     duration_ms: int | None = None
     blame_container: bool = False
+    begun: bool = True
 
 
 Outcome = Completed | Failed

@@ -109,6 +109,8 @@ class Node:
     answers: Map[str, SnapshotAnswer] = field(factory=Map)
     unacknowledged: Map[int, Waiter] = field(factory=Map)
     free_gpus: tuple[str, ...] = ()
+    gpus: frozenset[str] | None = None
+    """The host's devices in this life of the node; None: all that are held are. One that is gone is given to nobody."""
     gpu_queue: tuple[str, ...] = ()
     next_report: int = 1
     next_op: int = 1

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from heapq import merge
+from itertools import islice
 
 from attrs import frozen
 
@@ -32,8 +34,7 @@ ALONE = 8
 
 
 class ReportKind(enum.IntEnum):
-    """The field of the heartbeat that an item belongs to, in the order in which the size limit is spent. The numbers
-    are kept in the store."""
+    """The field of the heartbeat that an item belongs to. The numbers are kept in the store."""
 
     RESPONSE = 1
     OUTCOME = 2
@@ -105,24 +106,41 @@ class Outbox:
     def take(self, limit: int = BATCH_BYTES) -> Batch:
         """What the next heartbeat carries; nothing leaves the outbox by it.
 
-        The sizes of responses, outcomes and log entries add up in this order. The first item of each kind goes along
-        whatever its size, as long as the server can take the whole; a further one while the sum stays below ``limit``.
+        The first item of each kind goes along whatever its size, as long as the server can take the whole; a further
+        one while the sum stays below ``limit``. Responses come first. An outcome stays here as long as a log entry does
+        that was made before it: the server must have heard of the calls that an outcome speaks of.
         """
         if self._suspects:
             return self._take_suspects()
         taken: list[Item] = []
         total = 0
-        more = False
-        for queue in self._queues.values():
-            for position, item in enumerate(queue):
+
+        def left(items: Iterable[Item]) -> Item | None:
+            """Take of ``items`` what there is room for; the first one that there is not."""
+            nonlocal total
+            for item in items:
                 size = len(item.encoded)
-                fits = total + size < (HARD_BYTES if position == 0 else limit) or not taken
+                first = item is self._queues[item.kind][0]
+                fits = total + size < (HARD_BYTES if first else limit) or not taken
                 if not fits or len(taken) >= BATCH_ITEMS:
-                    more = True
-                    break
+                    return item
                 taken.append(item)
                 total += size
-        return Batch(tuple(taken), more)
+            return None
+
+        responses, later = self._in_order()
+        rest = [left(responses), left(later)]
+        if rest[1] is not None and rest[1].kind is ReportKind.OUTCOME:
+            entries = self._queues[ReportKind.LOG]
+            rest.append(left(islice(entries, sum(item.kind is ReportKind.LOG for item in taken), None)))
+        return Batch(tuple(taken), any(rest))
+
+    def _in_order(self) -> tuple[Iterable[Item], Iterable[Item]]:
+        """Responses; then outcomes and log entries as they were made."""
+        queues = self._queues
+        outcomes, entries = queues[ReportKind.OUTCOME], queues[ReportKind.LOG]
+        later = merge(outcomes, entries, key=lambda item: item.id) if outcomes and entries else outcomes or entries
+        return queues[ReportKind.RESPONSE], later
 
     def accepted(self, batch: Batch) -> None:
         """The server has the batch: its items leave."""
@@ -167,7 +185,7 @@ class Outbox:
 
     def _take_suspects(self) -> Batch:
         chosen = set(self._suspects[: max(1, len(self._suspects) // 2)])
-        items = tuple(item for queue in self._queues.values() for item in queue if item.id in chosen)
+        items = tuple(item for each in self._in_order() for item in each if item.id in chosen)
         return Batch(items, more=len(self) > len(items))
 
     def _remove(self, ids: frozenset[int]) -> None:

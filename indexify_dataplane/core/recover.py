@@ -91,7 +91,7 @@ def recover(
     """
     mine = {node.executor_id, *earlier_executor_ids}
     found = {each.container_id: each for each in present if each.executor_id in mine}
-    turn = Turn(node, now)
+    turn = Turn(evolve(node, gpus=frozenset(node.free_gpus)), now)
     rows = tuple(allocation_rows)
     # The report of their end says of these that they are dead, so they must be.
     blamed = {each.spec.container_id for each in rows if not isinstance(each.state, Done)}

@@ -139,6 +139,8 @@ class AllocationBlobs:
         kept = self._spoken_of(outcome)
         uploads = [self._error, *self._outputs.values(), *self._state_writes.values()]
         others = [each for each in uploads if each is not None and each not in kept and not each.completed]
+        if not kept and not others:
+            return outcome  # without a thread: those that there are may hang in a store that does not answer
         if await self._ended_at_once(kept, others):
             return outcome
         aborting = Deferred.fromCoroutine(self._abort(others))
@@ -164,8 +166,8 @@ class AllocationBlobs:
                 [(each.uri, each.upload_id, each.etags or []) for each in kept if not each.completed],
                 [(each.uri, each.upload_id) for each in others],
             )
-        except BlobError as error:
-            log.debug("uploads are ended one by one", allocation_id=self._allocation.id, error=str(error))
+        except Exception as error:
+            log.debug("uploads are ended one by one", allocation_id=self._allocation.id, error=repr(error))
             return False
         for each in kept:
             each.completed = True

@@ -140,7 +140,7 @@ class RealExecutors:
             try:
                 await connection.seats.acquire()
             except CancelledError:
-                return Failed(FailureReason.ALLOCATION_CANCELLED)
+                return Failed(FailureReason.ALLOCATION_CANCELLED, begun=False)
             try:
                 outcome = await run.outcome()
             finally:

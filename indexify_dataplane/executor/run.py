@@ -126,7 +126,9 @@ class AllocationRun(ABC):
         try:
             return await self._leave(end)
         except CancelledError:  # While it was being left: whoever cancels knows a better reason.
-            return end.outcome if isinstance(end, Finished) else Failed(end.reason, blame_container=self._created)
+            if isinstance(end, Finished):
+                return end.outcome
+            return Failed(end.reason, blame_container=self._created, begun=self._created)
         finally:
             self._close()
 
@@ -272,7 +274,7 @@ class AllocationRun(ABC):
         self.calls.refuse()
         self.leaving = True
         if not self._created:
-            return Failed(end.reason)
+            return Failed(end.reason, begun=False)
         self.release_user_code()
         gone = await let_go(self.clock, self.client, self.spec.id, STOP_SECONDS, unreachable_too=end.crash_suspected)
         return Failed(end.reason, blame_container=not gone)

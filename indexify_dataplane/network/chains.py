@@ -142,19 +142,18 @@ def change(
     hooks: Sequence[str],
 ) -> str:
     """Like ``transaction``, for a table whose node's chains hold ``before`` and shall hold ``after``, by container. The
-    kernel refuses it as a whole where one of ``before`` that has to go, or a hook in ``hooks``, is not there.
-
-    Asking for a hook (``-C``) is cheaper than taking it out and in: the kernel lets a transaction that deletes rules
-    wait until no packet is looking at them, 12 ms (measured, Linux 6.18, 2 cores)."""
+    hooks are taken out and put in first again: the kernel refuses the whole where one of them, or one of ``before``
+    that has to go, is not there."""
     node, containers = node_chain(executor_id), containers_chain(executor_id)
     removed = list(removed)
     lines = ["*filter", *(f":{name} - [0:0]" for name in (*rules, *removed))]
-    lines += [f"-C {chain} -j {node}" for chain in hooks]
     lines += [line("-A", chain, rule) for chain, wanted in rules.items() for rule in wanted]
     for command, here, there in (("-D", before, after), ("-A", after, before)):
         for each in (each for who, each in here.items() if there.get(who) != each):
             lines += [line(command, containers, drop) for drop in each.drops]
             lines += [line(command, node, jump) for jump in each.jumps]
+    lines += [f"-D {chain} -j {node}" for chain in hooks]
+    lines += [f"-I {chain} 1 -j {node}" for chain in hooks]
     lines += [f"-X {name}" for name in removed]
     return "\n".join([*lines, "COMMIT", ""])
 

@@ -5,9 +5,10 @@ so that the first change of a new process takes nothing away from the others. Al
 several threads.
 
 What others do to the kernel's rules while the node runs (a flush, a reload of a host's own firewall) is found by
-``check``, and by each change: it asks for the node's hooks, and the kernel refuses it as a whole if they are not there.
-So nothing starts under rules that are not asked. A change adds and takes away what is different; where that is refused,
-or what is in force is not known, the node's chains are written anew.
+``check``, and by each change: it takes the node's hooks out and puts them in first again, which the kernel refuses as a
+whole if they are not there. So nothing starts under rules that are not asked. A change adds and takes away what is
+different; where that is refused, or what is in force is not known, the node's chains are written anew, and with them
+each chain that is led to and not there. One whose rules are not known lets nothing pass.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
 
-from attrs import evolve
 from twisted.logger import Logger
 
 from . import dead_nodes, presence
@@ -34,11 +34,13 @@ from .chains import (
     sandbox_chain,
     transaction,
 )
-from .held import Held, in_force, same
+from .held import Held, in_force, same, stray_chains, unsure
 from .policy import Family, Policy, Rule, Surroundings, networks, rules
 from .tables import FirewallError, Namespace, Tables, filter_bridges, find_namespace, find_tables
 
 log = Logger()
+
+NOTHING_PASSES: tuple[Rule, ...] = (("-j", "DROP"),)
 
 TOLD = 5
 """So many of the things that were wrong are in the log line."""
@@ -147,7 +149,7 @@ class Firewall:
                 # One family may have changed: what is in force is not known and never taken for this. Where there was
                 # a chain, it is still led to; where there was none, nothing may lead to one that may not exist.
                 kept = old.entries if old else {family: Entry(chain, "") for family in new.entries}
-                self._held[name] = Held(chain, {each: evolve(found, digest="") for each, found in kept.items()}, {})
+                self._held[name] = unsure(Held(chain, kept, old.rules if old else {}))
                 raise
         log.info(
             "network policy applied",
@@ -170,9 +172,16 @@ class Firewall:
         with self._lock:
             name = key(container_id)
             if name not in self._held or not same(self._held[name], new):
+                old = self._held.get(name)
                 self._release_addresses(name, new)
                 self._held[name] = new
-                self._write()
+                try:
+                    self._write()
+                except FirewallError:
+                    del self._held[name]
+                    if old is not None:
+                        self._held[name] = unsure(old)
+                    raise
 
     def remove(self, container_id: str) -> None:
         """Take a container's rules away, also those that a node of another id made; nothing happens if there are none.
@@ -190,7 +199,7 @@ class Firewall:
                             self._foreign -= dead_nodes.bury(self._tables.dumps(), dead, {name}, self._restore)
             except FirewallError:
                 if held is not None:
-                    self._held[name] = held
+                    self._held[name] = unsure(held)
                 raise
 
     def sweep(self, alive: Callable[[], Collection[str]], within: Collection[str] = ()) -> list[str]:
@@ -210,9 +219,10 @@ class Firewall:
                 buried = dead_nodes.bury(dumps, dead, strangers, self._restore)
             gone = [name for name in self._held if name not in living]
             chains = {each for name in gone if (each := self._held[name].chain)}
-            stray = {chain for dump in dumps.values() for chain in _unreachable(dump)} - chains - buried
             for name in gone:
                 del self._held[name]
+            mine = {each.chain for each in self._held.values() if each.chain}
+            stray = stray_chains(dumps) - chains - buried - mine
             self._foreign -= buried | stray
             if gone or stray:
                 self._write(removed=sorted(chains | stray))
@@ -263,7 +273,7 @@ class Firewall:
 
     def stray(self) -> list[str]:
         """Chains of sandboxes that no chain of any node leads to, in either family."""
-        return sorted({chain for dump in self._tables.dumps().values() for chain in _unreachable(dump)})
+        return sorted(stray_chains(self._tables.dumps()))
 
     def _take_over(self, dumps: dict[Family, Dump]) -> None:
         self._held.clear()
@@ -319,6 +329,7 @@ class Firewall:
                 continue
             unhook, hook = dumps[family].misplaced(self._executor_id)
             self._places[family] = dumps[family].places()
+            made = {**self._missing(family, dumps[family]), **made}
             texts[family] = transaction(
                 self._executor_id, entries.values(), rules=made, removed=removed, unhook=unhook, hook=hook
             )
@@ -335,6 +346,14 @@ class Firewall:
                 self._write(found, rules, removed)
         else:
             self._written = wanted
+
+    def _missing(self, family: Family, dump: Dump) -> dict[str, tuple[Rule, ...]]:
+        """The chains that entries lead to and that are not there, with their rules."""
+        return {
+            held.chain: held.rules.get(family) or NOTHING_PASSES
+            for held in self._held.values()
+            if held.chain and held.chain not in dump.chains and family in held.entries and held.entries[family].jumps
+        }
 
     def _restore(self, texts: Mapping[Family, str]) -> None:
         """A look that began before and ends after it says nothing."""
@@ -363,6 +382,10 @@ class Firewall:
     def _problems(self, family: Family, dump: Dump) -> list[str]:
         wrong = self._unhooked(family, dump)
         found = dump.entries(self._executor_id)
+        chains = (node_chain(self._executor_id), containers_chain(self._executor_id))
+        ours = sum(len(each.jumps) + len(each.drops) for name, each in found.items() if name in self._held)
+        if ours != sum(len(dump.chains.get(each, ())) for each in chains):
+            wrong.append(f"{family.name}: {chains[0]} has rules that are of no container here")
         for name, held in self._held.items():
             mine = held.entries.get(family)
             if mine is None:
@@ -374,8 +397,3 @@ class Firewall:
             if short or other or (len(there.jumps), len(there.drops)) != (len(mine.jumps), len(mine.drops)):
                 wrong.append(f"{family.name}: the rules of {name} are not as they were made")
         return wrong
-
-
-def _unreachable(dump: Dump) -> list[str]:
-    targets = {rule[rule.index("-j") + 1] for rules in dump.chains.values() for rule in rules if "-j" in rule[:-1]}
-    return [chain for chain in dump.chains if chain.startswith(SANDBOX_PREFIX) and chain not in targets]

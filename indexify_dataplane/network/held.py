@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from .chains import Dump, Entry
+from .chains import SANDBOX_PREFIX, Dump, Entry
 from .policy import Family, Rule
 
 
@@ -33,3 +33,19 @@ def same(old: Held, new: Held) -> bool:
         and (new.chain is None or len(old.rules.get(family, ())) == len(new.rules[family]))
         for family, mine in new.entries.items()
     )
+
+
+def unsure(held: Held) -> Held:
+    """After a change that failed, in one family or in both: whatever is wanted next is not taken for being there."""
+    return evolve(held, entries={family: evolve(each, digest="") for family, each in held.entries.items()})
+
+
+def stray_chains(dumps: Mapping[Family, Dump]) -> set[str]:
+    """Chains that nothing leads to in any family: a flush of one does not make them nobody's."""
+    led_to = {family: set(dump.chains) - set(_unreachable(dump)) for family, dump in dumps.items()}
+    return {chain for dump in dumps.values() for chain in _unreachable(dump)} - set().union(*led_to.values())
+
+
+def _unreachable(dump: Dump) -> list[str]:
+    targets = {rule[rule.index("-j") + 1] for rules in dump.chains.values() for rule in rules if "-j" in rule[:-1]}
+    return [chain for chain in dump.chains if chain.startswith(SANDBOX_PREFIX) and chain not in targets]

@@ -239,7 +239,7 @@ class ContainerWork:
 
     async def _conform(self, driver: Driver, effect: Conform) -> bool:
         """Whether it is frozen in the end."""
-        if driver.enforces_policies():
+        if driver.enforces_policies() or effect.policy is not None:
             await driver.apply_policy(effect.handle, effect.container_id, effect.policy)
         if not effect.frozen:
             await driver.thaw(effect.handle)

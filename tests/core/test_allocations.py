@@ -44,6 +44,23 @@ class Base(SynchronousTestCase):
         return body
 
 
+class Unbegun(Base):
+    def test_one_that_waited_for_a_place_in_the_executor_has_no_part_in_its_end(self) -> None:
+        play = self.play()
+        self.run_one(play)
+        play(ev.Exited("fn", handle("fn").id, ExitStatus(code=137, oom=True)))
+        play(ev.Ended("a1", Failed(FailureReason.ALLOCATION_CANCELLED, begun=False)))
+        expected = Failed(FailureReason.CONTAINER_TERMINATED, blame_container=True)
+        self.assertEqual(play.of(fx.Finalize)[0].outcome, expected)
+
+    def test_one_that_is_killed_meanwhile_was_cancelled(self) -> None:
+        play = self.play()
+        self.run_one(play)
+        play.command(ev.KillAllocation("a1"))
+        play(ev.Ended("a1", Failed(FailureReason.ALLOCATION_CANCELLED, begun=False)))
+        self.assertEqual(play.of(fx.Finalize)[0].outcome.reason, FailureReason.ALLOCATION_CANCELLED)
+
+
 class Way(Base):
     def test_through_all_states_to_one_outcome(self) -> None:
         play = self.play()

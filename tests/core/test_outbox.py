@@ -35,6 +35,25 @@ class Taking(SynchronousTestCase):
         batch = outbox.take(limit=10)
         self.assertEqual((batch.ids, batch.more), ((2, 4, 6), False))
 
+    def test_an_outcome_never_goes_before_a_log_entry_that_was_made_before_it(self) -> None:
+        outbox = filled(*((n, L, MIB) for n in range(1, 13)), (13, O, 1), (14, R, 1))
+        self.assertEqual(outbox.take().ids, (14, *range(1, 10)))
+        outbox.accepted(outbox.take())
+        self.assertEqual(outbox.take().ids, (10, 11, 12, 13))
+        crowded = filled((1, L, 1), *((n, O, 1) for n in range(2, BATCH_ITEMS + 2)))
+        self.assertEqual(crowded.take().ids[:3], (1, 2, 3))
+        acknowledged = filled((1, L, 1), (2, O, 1), *((n, R, 1) for n in range(3, BATCH_ITEMS + 3)))
+        acknowledged.accepted(acknowledged.take())
+        self.assertEqual(acknowledged.take().ids, (1, 2))
+
+    def test_while_a_refused_item_is_searched_for_no_outcome_overtakes_its_log_entries(self) -> None:
+        outbox = filled((1, L, 1), (2, O, 1), (3, L, 1), (4, O, 1))
+        outbox.refused(outbox.take())
+        outbox.refused(outbox.take())
+        self.assertEqual(outbox.take().ids, (1, 2))
+        outbox.refused(outbox.take())
+        self.assertEqual(outbox.take().ids, (1,))
+
     def test_an_item_above_the_limit_goes_alone_rather_than_never(self) -> None:
         outbox = filled((1, R, 11 * MIB), (2, O, 14 * MIB), (3, O, 1))
         batches = []

@@ -126,6 +126,19 @@ class Recovery(SynchronousTestCase):
         self.go(Container(function(), Starting(90.0)), allocations=[row], drivers=survives)
         self.assertIsInstance(self.node.find("fn").state, Terminated)
 
+    def test_a_sandbox_with_a_policy_is_asked_about_also_by_a_node_that_can_enforce_none(self) -> None:
+        """The answer is a failure, and ends it: it must not go on without."""
+        (_, conform) = self.go(Container(sandbox(policy=True), Running(handle(), 90.0)), present=[self.there()])
+        self.assertIsInstance(conform, fx.Conform)
+        self.node, effects = step(self.node, ev.ConformFailed("sb", conform.op, "no privilege"), NOW)
+        self.assertIn(fx.Kill("sb", self.node.containers["sb"].op, handle()), effects)
+        (watch,) = self.go(Container(sandbox(), Running(handle(), 90.0)), present=[self.there()])
+        self.assertIsInstance(watch, fx.Watch)
+
+    def test_a_device_that_the_host_no_longer_has_is_given_to_nobody(self) -> None:
+        self.go(Container(function(gpus=2), Starting(90.0), gpus=("g2", "gone")))
+        self.assertEqual(sorted(self.node.free_gpus), ["g1", "g2"])
+
     def test_stopping_and_killing_go_on(self) -> None:
         record = Container(sandbox(), Stopping(handle(), Reason.FUNCTION_TIMEOUT, 500.0))
         watch, terminate, alarm = self.go(record, present=[self.there()])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import requests
 from docker.errors import ImageNotFound
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
@@ -279,3 +280,48 @@ class Disk(SynchronousTestCase):
         os.makedirs(f"{root}/host/proc/1/root/var/lib/docker")
         self.assertIsNotNone(room_of("/var/lib/docker", root=root))
         self.assertIsNone(room_of("/var/lib/other", root=root))
+
+
+class EngineThatWentAway:
+    """It ended right after the pull."""
+
+    def inspect_image(self, reference: str) -> Any:
+        raise requests.exceptions.ConnectionError("connection refused")
+
+    def containers(self, **_: Any) -> Any:
+        raise requests.exceptions.ConnectionError("connection refused")
+
+
+class FullDisk(ImageRecords):
+    def _put(self, reference: str, image: str | None, now: float) -> None:
+        if image is not None:
+            raise DriverError("database or disk is full")
+
+    def forget(self, reference: str) -> None:
+        raise DriverError("database or disk is full")
+
+
+class Behind(SynchronousTestCase):
+    """What cannot be written down about a pull decides over no start, and hides no reason."""
+
+    def cache(self, kind: type[ImageRecords]) -> ImageCache:
+        directory = Path(tempfile.mkdtemp(prefix="ix-images-"))
+        self.addCleanup(shutil.rmtree, directory)
+        records = kind(path=directory / "images.db", engine="this one")
+        return ImageCache(
+            client=EngineThatWentAway(), records=records, watermarks=Watermarks(), keep=("kept",), room=lambda: None
+        )
+
+    def test_a_pull_that_went_well(self) -> None:
+        for kind in (ImageRecords, FullDisk):
+            with self.cache(kind).pulling("image", absent=True):
+                pass
+
+    def test_a_pull_that_failed_keeps_its_reason(self) -> None:
+        with self.assertRaises(KeyError), self.cache(FullDisk).pulling("image", absent=True):
+            raise KeyError("no such image")
+
+    def test_an_engine_that_is_away_is_told_as_such(self) -> None:
+        cache = self.cache(ImageRecords)
+        self.assertRaises(DriverError, cache.make_room)
+        self.assertRaises(DriverError, cache.missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import uuid
 from pathlib import Path
 from typing import Any, ClassVar
@@ -154,7 +155,7 @@ class Killed(Program):
         application = self.deploy("misbehave")
         request = self.invoke(application, "sleep")
         for lives in range(1, 4):
-            seen = lambda lives=lives: self.executing() and len(self.attempts(request)) == lives  # noqa: E731
+            seen = lambda lives=lives: self.begun() and len(self.attempts(request)) == lives  # noqa: E731
             until("an attempt that runs", seen, 90)
             self.kill_node()
             self.begin_node().ready()
@@ -177,6 +178,16 @@ class Killed(Program):
         self.node.ready()
         self.assertEqual(self.output(request), "nap")
         self.assertEqual(self.attempts(request), ["success"])
+
+    def begun(self: Any) -> bool:
+        """Its store says that an allocation has begun to run. It runs a moment before; a death then is not counted."""
+        [store] = (self.site.path / "node").glob("store*.db")
+        database = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+        try:
+            rows = [json.loads(row) for (row,) in database.execute("SELECT record FROM allocations")]
+        finally:
+            database.close()
+        return any(row["began"] and row["report"] is None for row in rows)
 
     def executing(self: Any) -> bool:
         return any(each["state"] == "executing" for each in self.node.state()["allocations"])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import unittest
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from attrs import evolve
@@ -36,6 +36,20 @@ def free(places: Iterable[str]) -> dict[str, set[str]]:
 
 def shut(places: Iterable[str]) -> dict[str, set[str]]:
     return {place: set() for place in places}
+
+
+class FailsInOneFamily:
+    """The kernel takes the change over IPv4 and refuses it over IPv6."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tables, name)
+
+    def restore(self, texts: Mapping[Family, str]) -> None:
+        self._tables.restore({family: text for family, text in texts.items() if family is Family.IPV4})
+        raise FirewallError("refused, for a test")
 
 
 class Rules:
@@ -383,6 +397,55 @@ class Rules:
         self.again()
         self.assertEqual(self.apply(1, CLOSED), chain)
         self.assertEqual(self.listed("-L", chain, "-n", "-v"), before, "the counters went on")
+
+    def test_a_start_puts_the_hooks_first_again(self) -> None:
+        self.apply(1, CLOSED)
+        for chain in ("INPUT", "DOCKER-USER"):
+            self.listed("-I", chain, "1", "-j", "ACCEPT")
+        self.apply(2, CLOSED)
+        for inside in self.stage.inside:
+            self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+
+    def test_rules_of_nobody_in_the_node_s_chains_are_found(self) -> None:
+        self.apply(1, CLOSED)
+        self.assertEqual(self.firewall.check(), [])
+        self.listed("-I", node_chain("executor-1"), "1", "-j", "RETURN")
+        self.assertTrue(self.firewall.check())
+        self.assertEqual(self.firewall.check(), [])
+        self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+
+    def test_a_flush_of_one_family_while_the_node_is_away_takes_no_chain_of_a_sandbox_that_lives(self) -> None:
+        self.apply(1, CLOSED)
+        self.kill(self.firewall)
+        self.listed("-F")
+        self.firewall = self.new()
+        self.assertEqual(self.firewall.sweep(lambda: ["sandbox-1-abcdefghijk"]), [])
+        self.apply(1, CLOSED)
+        self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+
+    def test_what_fails_in_one_family_is_put_right_by_whatever_comes_next(self) -> None:
+        self.apply(1, CLOSED)
+        tables = self.firewall._tables
+        self.addCleanup(setattr, self.firewall, "_tables", tables)
+        changes = {
+            "claim": lambda: self.apply(1, NetworkPolicy(False, ("192.0.2.0/24",))),
+            "removal": lambda: self.firewall.remove("sandbox-1-abcdefghijk"),
+            "protection": lambda: self.firewall.protect("function", FAR),
+        }
+        for name, change in changes.items():
+            self.firewall._tables = cast(Tables, FailsInOneFamily(tables))
+            self.assertRaises(FirewallError, change)
+            self.firewall._tables = tables
+            for family in ("iptables", "ip6tables"):
+                self.listed("-F", family=family)
+            self.apply(2, CLOSED)  # another one's start
+            self.firewall.check()
+            self.assertEqual(self.firewall.check(), [], name)
+            self.apply(1, CLOSED)
+            for inside in self.stage.inside:
+                self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+        self.firewall.protect("function", FAR)
+        self.assertIn("function", self.dump("iptables").entries("executor-1"))
 
     def test_the_counters_of_others_go_on_when_a_sandbox_comes_and_goes(self) -> None:
         self.apply(1, CLOSED)

@@ -50,6 +50,8 @@ from .tokens import Tokens, load_secret
 log = Logger()
 
 NAME = "docker"
+FIREWALL_PAUSES = (1.0, 3.0, 0.0)
+"""Seconds after each try to take the packet filter over, where containers run that would have to end without."""
 ENGINE_SECONDS = 30.0
 """How long an engine may take to answer when the node starts: after a boot both come up at the same time."""
 _IDENTITY = re.compile(r"[0-9a-f]{64}")
@@ -212,7 +214,10 @@ class DockerDriver:
         if Kind.SANDBOX not in self._settings:
             self._firewall = None
             return
-        self._unenforced = self._firewall.open(self.client, self._networks[Kind.SANDBOX], self._running)
+        for pause in FIREWALL_PAUSES:
+            self._unenforced = self._firewall.open(self.client, self._networks[Kind.SANDBOX], self._running)
+            if self._unenforced is None or not self._running() or self._closed.wait(pause):
+                break
         if self._unenforced is not None:
             self._firewall = None
             log.warn(

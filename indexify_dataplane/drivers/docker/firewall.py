@@ -85,10 +85,14 @@ class EngineFirewall:
             rules = self._made()
             rules.open()
             self._rules = rules
-            swept = rules.sweep(alive, self._subnets())
         except (DriverError, FirewallError, InvalidPolicy) as error:
             self.close()
             return str(error)
+        try:
+            swept = rules.sweep(alive, self._subnets())
+        except (DriverError, FirewallError, InvalidPolicy) as error:
+            log.warn("rules of containers that are gone cannot be removed", error=str(error))
+            return None
         if swept:
             log.info("rules of containers that are gone were removed", chains=swept)
         return None

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from attrs import frozen
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 from twisted.logger import Logger
 
 from ..base import DriverError
+from .failures import EXPECTED
 from .image_records import ImageRecords, PulledImage
 
 log = Logger()
@@ -101,10 +102,17 @@ class ImageCache:
             yield
         except BaseException:
             if absent:
-                self._records.forget(reference)
+                self._note(reference, lambda: self._records.forget(reference))
             raise
         if mine:
-            self._records.pulled(reference, self._id(reference) or "", self._wall())
+            self._note(reference, lambda: self._records.pulled(reference, self._id(reference) or "", self._wall()))
+
+    def _note(self, reference: str, write: Callable[[], None]) -> None:
+        """What came of a pull. The list is tidied up later, by ``_ours``."""
+        try:
+            write()
+        except (DriverError, *EXPECTED) as error:
+            log.warn("the list of pulled images is behind", image=reference, error=str(error))
 
     # Making room
 
@@ -122,7 +130,7 @@ class ImageCache:
                 if image.reference not in self._keep and image.image not in busy and self._remove(image):
                     gone.append(image.reference)
                     sizes.pop(image.reference, None)
-        except DockerException as error:
+        except EXPECTED as error:
             raise DriverError(f"images cannot be looked after: {error}") from error
         return gone
 
@@ -130,7 +138,7 @@ class ImageCache:
         """Images that are to be there always and are not."""
         try:
             return [reference for reference in sorted(self._keep) if self._id(reference) is None]
-        except DockerException as error:
+        except EXPECTED as error:
             raise DriverError(f"images cannot be looked after: {error}") from error
 
     def _ours(self) -> list[PulledImage]:
