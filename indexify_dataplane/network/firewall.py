@@ -221,8 +221,7 @@ class Firewall:
             chains = {each for name in gone if (each := self._held[name].chain)}
             for name in gone:
                 del self._held[name]
-            mine = {each.chain for each in self._held.values() if each.chain}
-            stray = stray_chains(dumps) - chains - buried - mine
+            stray = stray_chains(dumps) - chains - buried
             self._foreign -= buried | stray
             if gone or stray:
                 self._write(removed=sorted(chains | stray))

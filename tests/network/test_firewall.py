@@ -432,18 +432,21 @@ class Rules:
             "removal": lambda: self.firewall.remove("sandbox-1-abcdefghijk"),
             "protection": lambda: self.firewall.protect("function", FAR),
         }
-        for name, change in changes.items():
-            self.firewall._tables = cast(Tables, FailsInOneFamily(tables))
-            self.assertRaises(FirewallError, change)
-            self.firewall._tables = tables
-            for family in ("iptables", "ip6tables"):
-                self.listed("-F", family=family)
-            self.apply(2, CLOSED)  # another one's start
-            self.firewall.check()
-            self.assertEqual(self.firewall.check(), [], name)
-            self.apply(1, CLOSED)
-            for inside in self.stage.inside:
-                self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+        for number, (name, change) in enumerate(changes.items()):
+            for flushed in (False, True):
+                self.firewall._tables = cast(Tables, FailsInOneFamily(tables))
+                self.assertRaises(FirewallError, change)
+                self.firewall._tables = tables
+                if flushed:
+                    for family in ("iptables", "ip6tables"):
+                        self.listed("-F", family=family)
+                        self.listed("-X", family=family)
+                another = NetworkPolicy(False, (f"192.0.2.{2 * number + flushed}/32",))
+                self.apply(2, another)
+                self.apply(1, CLOSED)
+                for inside in self.stage.inside:
+                    self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+                self.assertEqual(self.firewall.check(), [], name)
         self.firewall.protect("function", FAR)
         self.assertIn("function", self.dump("iptables").entries("executor-1"))
 
