@@ -22,10 +22,13 @@ def engine(key: str, section: DockerDriver, timeout: float) -> Iterator[Finding]
     import docker
     from docker.errors import DockerException
 
+    from ..drivers.base import DriverError
+    from ..drivers.docker.connection import options
+
     where = address(section)
     try:
-        client = docker.DockerClient(base_url=where, version="auto", timeout=timeout, tls=_tls(where))
-    except (DockerException, OSError) as error:
+        client = docker.DockerClient(version="auto", timeout=timeout, **options(section.address))
+    except (DriverError, DockerException, OSError) as error:
         yield failed(
             "engine",
             f"{where} ({key}) does not answer: {_reason(error)}",
@@ -53,22 +56,6 @@ def address(section: DockerDriver) -> str:
     """Where the driver connects: the key, else DOCKER_HOST, else the usual socket."""
     wanted = section.address or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     return f"unix://{wanted}" if wanted.startswith("/") else wanted
-
-
-def _tls(where: str) -> Any:
-    """The certificates of the environment, as Docker's own programs take them."""
-    from docker.tls import TLSConfig
-
-    directory = os.environ.get("DOCKER_CERT_PATH")
-    if not where.startswith(("https://", "tcp://")) or not (directory or where.startswith("https://")):
-        return False
-    directory = directory or os.path.expanduser("~/.docker")
-    pair = (os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem"))
-    return TLSConfig(
-        client_cert=pair if all(map(os.path.exists, pair)) else None,
-        ca_cert=os.path.join(directory, "ca.pem"),
-        verify=True,
-    )
 
 
 def _reason(error: BaseException) -> str:
@@ -114,9 +101,9 @@ def runtime(key: str, section: DockerDriver, info: Mapping[str, Any]) -> Finding
 
 
 def network(key: str, section: DockerDriver, networks: set[str]) -> Finding:
-    if section.network is None:
+    if section.network in (None, "default"):
         return ok("network", "the engine's default")
-    if section.network in ("host", "none"):
+    if section.network in ("host", "none") or section.network.startswith("container:"):
         return failed(
             "network",
             f"{section.network} ({key}): containers get no address of their own",

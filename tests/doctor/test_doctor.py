@@ -276,6 +276,8 @@ class Engine(Case):
         self.assertEqual(self.one(found, "network").grade, Grade.FAILED)
         self.assertEqual([each for each in found if each.check == "engine grants"], [])
         self.assertEqual(engine.network("d", DockerDriver(network="host"), {"host"}).grade, Grade.FAILED)
+        self.assertEqual(engine.network("d", DockerDriver(network="container:x"), {"x"}).grade, Grade.FAILED)
+        self.assertEqual(engine.network("d", DockerDriver(network="default"), {"bridge"}).grade, Grade.OK)
 
     def test_engines_that_are_not_supported(self) -> None:
         version = {"Version": "27", "ApiVersion": "1.47"}

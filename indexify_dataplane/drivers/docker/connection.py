@@ -47,24 +47,28 @@ def shown(address: str | None, environ: Mapping[str, str] = os.environ) -> str:
     return address or environ.get("DOCKER_HOST") or DEFAULT_SOCKET
 
 
-def connect(address: str | None, environ: Mapping[str, str] = os.environ) -> Any:
-    """A docker-py client with the engine's own API version. TLS comes from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, as
-    for every Docker client. Raises DriverError when nobody answers."""
+def options(address: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """How docker-py is told to connect. TLS comes from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, as for every Docker
+    client. Raises DriverError when its files cannot be used."""
     wanted = shown(address, environ)
-    if wanted.startswith("/"):
-        wanted = "unix://" + wanted
-    local = wanted.startswith("unix://")
+    if wanted.startswith(("/", "unix://")):
+        return {"base_url": f"unix://{wanted.removeprefix('unix://')}"}
     host = "tcp://" + wanted.partition("://")[2] if wanted.startswith("https://") else wanted
-    options: dict[str, Any] = {"base_url": wanted}
-    if not local:
-        if wanted.startswith("https://"):
-            environ = {"DOCKER_TLS_VERIFY": "1", **environ}
-        try:
-            options = kwargs_from_env(environment={**environ, "DOCKER_HOST": host})
-        except EXPECTED as error:
-            raise DriverError(f"TLS to the Docker engine at {wanted} cannot be set up: {error}") from error
+    if wanted.startswith("https://"):
+        environ = {"DOCKER_TLS_VERIFY": "1", **environ}
     try:
-        client = APIClient(version="auto", timeout=REQUEST_SECONDS, max_pool_size=CONNECTIONS, **options)
+        return dict(kwargs_from_env(environment={**environ, "DOCKER_HOST": host}))
+    except EXPECTED as error:
+        raise DriverError(f"TLS to the Docker engine at {wanted} cannot be set up: {error}") from error
+
+
+def connect(address: str | None, environ: Mapping[str, str] = os.environ) -> Any:
+    """A docker-py client with the engine's own API version. Raises DriverError when nobody answers."""
+    wanted = shown(address, environ)
+    chosen = options(address, environ)
+    local = chosen["base_url"].startswith("unix://")
+    try:
+        client = APIClient(version="auto", timeout=REQUEST_SECONDS, max_pool_size=CONNECTIONS, **chosen)
     except EXPECTED as error:
         cause = error.__context__ or error
         raise DriverError(f"the Docker engine at {wanted} does not answer: {sentence_of(cause)}") from error
