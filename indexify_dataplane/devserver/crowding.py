@@ -4,11 +4,14 @@ On one machine two waits would hold up an application of a few functions. A call
 for its calls, so callers may fill the machine, or their function's ``max_containers``, and then wait for ever: a call
 for which somebody waits gets a container although there is no room when no container that could take it gets free by
 itself. And containers that nobody uses are kept for a while, in the way of functions that have none: they are ended.
+
+A container may be handed more runs than it has slots; the others wait for a slot on its node. No caller can wait for
+them, so they hold up nobody who has a container, and a container waits for calls no less because of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from .state import Amount, Container, Executor, FunctionRun
 
@@ -36,23 +39,35 @@ def make_room(executors: Iterable[Executor], need: Amount, retire: Callable[[Con
 
 def is_awaited(run: FunctionRun) -> bool:
     """Whether a caller of the run, at any distance, still runs: it may wait for the run's value."""
-    parent_id = run.parent_id
-    while parent_id is not None:
-        parent = run.request.runs[parent_id]
-        if parent.status == "running":
-            return True
-        parent_id = parent.parent_id
-    return False
+    return any(caller.status == "running" for caller in _callers(run))
+
+
+def may_be_awaited(run: FunctionRun) -> bool:
+    """Whether a caller of the run, at any distance, is not over: it may wait for the run's value, or will when it is
+    tried again, perhaps in the same container."""
+    return any(caller.status != "completed" for caller in _callers(run))
+
+
+def _callers(run: FunctionRun) -> Iterator[FunctionRun]:
+    while run.parent_id is not None:
+        run = run.request.runs[run.parent_id]
+        yield run
 
 
 def are_stuck(containers: Iterable[Container]) -> bool:
-    """Whether no slot of the containers, all of which are taken, gets free by itself: everything that runs in them,
-    of whatever request, is a caller whose calls are not over. One that was called off does not wait any more."""
-    return all(
-        allocation.outcome is None and _waits(allocation.run)
-        for container in containers
-        for allocation in container.allocations.values()
-    )
+    """Whether no slot of the containers, all of which are taken, gets free by itself."""
+    return all(is_stuck(container) for container in containers)
+
+
+def is_stuck(container: Container) -> bool:
+    """Whether everything that runs in the container, of whatever request, is a caller whose calls are not over. One
+    that was called off does not wait any more.
+
+    Which of more runs than slots do run is up to the node. With as many such callers as slots the others are taken to
+    wait behind them: a mistake costs a container too many, the opposite one might hold up a call for ever.
+    """
+    waiting = sum(each.outcome is None and _waits(each.run) for each in container.allocations.values())
+    return waiting >= min(len(container.allocations), container.description.max_concurrency)
 
 
 def _waits(run: FunctionRun) -> bool:
@@ -61,14 +76,15 @@ def _waits(run: FunctionRun) -> bool:
     return any(child.value is None and child.outcome != "failure" for child in children)
 
 
-def has_room(executor: Executor, container: Container) -> bool:
+def has_room(executor: Executor, container: Container, *, ahead: bool = False) -> bool:
     """Whether a run for which nobody waits may go into the container. The idle ones beyond the executor's capacity are
-    kept for awaited calls: taken by callers, they would bring ever more of them."""
+    kept for awaited calls: taken by callers, they would bring ever more of them. A busy one that is handed a run
+    ``ahead`` of a slot is judged as if it were idle already, else it would never get so."""
     free = executor.free
-    if container.allocations or Amount().fits_into(free):
+    if Amount().fits_into(free) or (container.allocations and not ahead):
         return True
     for other in executor.containers.values():
-        if other.lives and not other.is_sandbox and not other.allocations:
+        if other.lives and not other.is_sandbox and (other is container or not other.allocations):
             free.add(Amount.of_container(other.description.resources))
     return Amount.of_container(container.description.resources).fits_into(free)
 
@@ -94,7 +110,7 @@ def held_by_callers(executors: Iterable[Executor], need: Amount) -> list[Contain
         for container in executor.containers.values():
             if not container.description.resources.gpu.count:
                 continue
-            if not container.lives or not container.allocations or not are_stuck((container,)):
+            if not container.lives or not container.allocations or not is_stuck(container):
                 return []
             holders.append(container)
     return holders

@@ -45,7 +45,8 @@ class Engine:
 
     Every time comes from ``clock`` and every id from ``random``, so that a run with the same inputs repeats itself.
     ``wall`` gives the time of day for ``created_at``. ``idle_container_secs`` is how long a function container
-    outlives its last allocation (the real server: 0); ``repeat_removals`` orders again what a full sync or a restart
+    outlives its last allocation (the real server: 0); ``queue_size`` times its slots is how many allocations it may
+    have (see ``Placement``); ``repeat_removals`` orders again what a full sync or a restart
     of the server may have dropped (the real server does not). ``snapshot_base`` is where snapshots go; the blob
     store's base when it is None.
     """
@@ -61,6 +62,7 @@ class Engine:
         liveness_secs: float = LIVENESS_SECS,
         return_secs: float = RETURN_SECS,
         idle_container_secs: float = 0.0,
+        queue_size: int = 1,
         repeat_removals: bool = False,
         snapshot_base: str | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class Engine:
             runs=self._runs,
             story=self.story,
             idle_secs=idle_container_secs,
+            queue_size=queue_size,
             settle=self.settle,
         )
         self._registration = Registration(

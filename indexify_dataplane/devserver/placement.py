@@ -10,7 +10,16 @@ from twisted.logger import Logger
 
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
-from .crowding import are_stuck, crowded, has_room, held_by_callers, is_awaited, make_room
+from .crowding import (
+    are_stuck,
+    crowded,
+    has_room,
+    held_by_callers,
+    is_awaited,
+    is_stuck,
+    make_room,
+    may_be_awaited,
+)
 from .events import Story
 from .fleet import Fleet, labels_match
 from .runs import Runs
@@ -25,6 +34,9 @@ class Placement:
 
     A container beyond its pool's floor is removed ``idle_secs`` after its last allocation; the real server removes it
     at once (0). ``settle`` is called after a removal that no request caused.
+
+    A container has at most ``queue_size`` times its ``max_concurrency`` allocations. With more than 1 a run that would
+    have to wait here waits in a container instead, which then goes on without a round trip when a slot gets free.
     """
 
     def __init__(
@@ -35,6 +47,7 @@ class Placement:
         runs: Runs,
         story: Story,
         idle_secs: float,
+        queue_size: int,
         settle: Callable[[], None],
     ) -> None:
         self._world = world
@@ -42,6 +55,7 @@ class Placement:
         self._runs = runs
         self._story = story
         self._idle_secs = idle_secs
+        self._queue_size = queue_size
         self._settle = settle
         self._told_of_limit: set[tuple[str, str]] = set()
         self._told_of_gpus: dict[tuple[str, str], str] = {}
@@ -86,26 +100,47 @@ class Placement:
         limit = function["max_containers"]
         slots = [c for c in siblings if len(c.allocations) < c.description.max_concurrency and self._admits(c, awaited)]
         if limit is not None and len(siblings) > limit and not awaited:
-            # As with the containers beyond the machine's room: those beyond the limit are for awaited calls alone.
+            # As with the containers beyond the machine's room: those beyond the limit are for awaited calls alone, and
+            # while there are such, nothing is handed ahead.
             if sum(1 for c in siblings if c.allocations) >= limit:
                 slots = [c for c in slots if c.allocations]
             if not slots:
                 return False
         if slots:
-            container = min(slots, key=lambda c: (c.state != "running", len(c.allocations), c.created_at_clock))
-        else:
-            needed = awaited and are_stuck(siblings)
-            if limit is not None and len(siblings) >= limit and not needed:
-                return False
+            self._assign(run, min(slots, key=lambda c: (c.state != "running", len(c.allocations), c.created_at_clock)))
+            return True
+        needed = awaited and are_stuck(siblings)
+        container = None
+        if limit is None or len(siblings) < limit or needed:
             description = self._describe(application, request.version, run.function, function)
-            started = self._start(description, function) or self._squeeze(run, siblings, description, function, needed)
-            if started is None:
-                return False
-            if limit is not None and len(siblings) >= limit:
+            container = self._start(description, function) or self._squeeze(
+                run, siblings, description, function, needed
+            )
+            if container is not None and limit is not None and len(siblings) >= limit:
                 self._tell_of_limit(run, pool_id, limit)
-            container = started
+        container = container or self._ahead(run, siblings)
+        if container is None:
+            return False
         self._assign(run, container)
         return True
+
+    def _ahead(self, run: FunctionRun, siblings: list[Container]) -> Container | None:
+        """Where the run waits for a slot when there is none: the container with the fewest allocations of those whose
+        slots get free by themselves. Not a run that a caller may wait for, which might end up behind that very caller;
+        nor in a container that is yet to start, since a start that fails counts for all runs that were handed to it.
+        """
+        if self._queue_size == 1 or may_be_awaited(run):
+            return None
+        able = [
+            container
+            for container in siblings
+            if container.state == "running"
+            and len(container.allocations) < self._queue_size * container.description.max_concurrency
+            and (executor := self._fleet.known(container.executor_id)) is not None
+            and has_room(executor, container, ahead=True)
+            and not is_stuck(container)
+        ]
+        return min(able, key=lambda c: (len(c.allocations), c.created_at_clock), default=None)
 
     def _admits(self, container: Container, awaited: bool) -> bool:
         executor = self._fleet.known(container.executor_id)

@@ -158,8 +158,11 @@ class Registration:
             allocations = list(container.allocations.values())
             self._sandboxes.container_ended(container, entry.termination_reason)
             self._fleet.end(container, entry.termination_reason)
-            for allocation in allocations:
-                self._runs.fail(allocation, FAILURE_OF_TERMINATION.get(entry.termination_reason, 0))
+            reason = FAILURE_OF_TERMINATION.get(entry.termination_reason, 0)
+            for number, allocation in enumerate(allocations):
+                # Executors begin them in this order: those beyond the slots have no part in the container's end.
+                began = number < container.description.max_concurrency
+                self._runs.fail(allocation, reason if began else F.ALLOCATION_FAILURE_REASON_CONTAINER_TERMINATED)
             self._fleet.forget(container)
         elif container.lives:
             if entry.status == pb.CONTAINER_STATUS_RUNNING and container.state == "pending":

@@ -269,9 +269,10 @@ class Simulation:
         self.outages = outages
         self.rules = rules or Rules()
         self.partitioned = False
+        self.queue_size = Random(seed + 2).randint(1, 3)
         self.engine = Engine(
             clock=self.clock, blobs=MemoryBlobs(), random=Random(seed + 1), wall=self.clock.seconds,
-            idle_container_secs=20.0, repeat_removals=True,
+            idle_container_secs=20.0, repeat_removals=True, queue_size=self.queue_size,
         )  # fmt: skip
         self.host = CountingHost()
         self.blobs = SimBlobs(self)
@@ -542,6 +543,8 @@ class Simulation:
     def invoke(self) -> None:
         if (NS, "app") not in self.engine.world.applications:
             function = {"name": "f", "timeout_sec": 30, "max_concurrency": 2, "retry_policy": {"max_retries": 3}}
+            if self.queue_size > 1:
+                function["max_containers"] = 1  # else there is always room for one more, and nothing waits
             self.engine.applications.deploy(
                 NS,
                 {"name": "app", "version": "v1", "functions": {"f": function}, "entrypoint": {"function_name": "f"}},
