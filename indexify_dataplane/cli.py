@@ -22,13 +22,15 @@ _OMIT: Any = argparse.SUPPRESS
 
 
 class DevOptions:
-    """What ``dev`` adds to a node: the ports of the embedded control plane, all on 127.0.0.1. Port 0 takes a free one;
-    ``server_addr`` of the configuration is then not yet the control plane's address."""
+    """What ``dev`` adds to a node: the ports of the embedded control plane, all on 127.0.0.1, and the most runs that it
+    hands out per slot. Port 0 takes a free one; ``server_addr`` of the configuration is then not yet the control
+    plane's address."""
 
-    def __init__(self, *, grpc_port: int, http_port: int, sandbox_proxy_port: int) -> None:
+    def __init__(self, *, grpc_port: int, http_port: int, sandbox_proxy_port: int, queue_size: int) -> None:
         self.grpc_port = grpc_port
         self.http_port = http_port
         self.sandbox_proxy_port = sandbox_proxy_port
+        self.queue_size = queue_size
 
 
 class NodeOptions:
@@ -104,7 +106,10 @@ def _dev(arguments: argparse.Namespace) -> int:
     from .tap import run
 
     options = DevOptions(
-        grpc_port=arguments.grpc_port, http_port=arguments.http_port, sandbox_proxy_port=arguments.sandbox_proxy_port
+        grpc_port=arguments.grpc_port,
+        http_port=arguments.http_port,
+        sandbox_proxy_port=arguments.sandbox_proxy_port,
+        queue_size=arguments.queue_size,
     )
     return int(run(loaded, dev=options))
 
@@ -212,6 +217,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1, as the value of a flag."""
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
 def _secs(text: str) -> float:
     try:
         value = float(text)
@@ -257,6 +269,10 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}-port", *(["--rest-port"] if name == "http" else []), metavar="PORT", type=_port, default=port,
             help=f"{text} (default {port}, 0: a free one)",
         )  # fmt: skip
+    dev.add_argument(
+        "--queue-size", metavar="N", type=positive, default=1,
+        help="hand a function's container up to N runs per slot, so that the next is at hand (default 1)",
+    )  # fmt: skip
 
     config = commands.add_parser("config", help="look at a configuration", allow_abbrev=False)
     whats = config.add_subparsers(dest="what", metavar="WHAT", required=True)

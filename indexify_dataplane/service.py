@@ -246,6 +246,7 @@ class Root(MultiService):
             grpc_port=self._dev.grpc_port,
             rest_port=self._dev.http_port,
             sandbox_proxy_port=self._dev.sandbox_proxy_port,
+            queue_size=self._dev.queue_size,
         )
         self._own(self.devserver)
         ports = await self.devserver.listening()

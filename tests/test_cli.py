@@ -58,6 +58,8 @@ class Usage(CommandLineCase):
             ["--nope"], ["-c"], ["--function"], ["-c", "a", "-c", "b"], ["-c", "a", "run", "-c", "b"], ["fly"],
             ["config"], ["config", "fly"], ["ctl"], ["--conf", "x"], ["dev", "--http-port", "x"],
             ["dev", "--grpc-port", "65536"], ["ctl", "state", "--timeout", "0"], ["-c", "\udcff"], ["run", "extra"],
+            ["dev", "--queue-size", "0"], ["dev", "--queue-size", "-1"], ["dev", "--queue-size", "1.5"],
+            ["dev", "--queue-size", "two"], ["dev", "--queue-size", ""], ["dev", "--queue-size", "9" * 5000],
         )  # fmt: skip
         for argv in bad:
             code, out, err = self.run_main(*argv)
@@ -68,6 +70,15 @@ class Usage(CommandLineCase):
         for flag in ("--http-port", "--rest-port"):
             self.assertEqual(devserver_options([flag, "18900"]).rest_port, 18900)
             self.assertEqual(_parser().parse_args(["dev", flag, "18900"]).http_port, 18900)
+
+    def test_runs_per_slot_are_one_unless_told(self) -> None:
+        cases: Sequence[tuple[Sequence[str], int]] = (((), 1), (("--queue-size", "3"), 3))
+        for flags, wanted in cases:
+            self.assertEqual(devserver_options([*flags]).queue_size, wanted)
+            self.assertEqual(_parser().parse_args(["dev", *flags]).queue_size, wanted)
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.assertRaises(SystemExit, devserver_options, ["--queue-size", "0"])
+        self.assertIn("argument --queue-size: '0' is no whole number from 1", err.getvalue())
 
     def test_a_broken_configuration_exits_with_1_and_lists_everything(self) -> None:
         path = self.file("http_proxy: {port: x}\nenv: ''")

@@ -11,6 +11,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from indexify_dataplane.cli import positive
+
 
 def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -26,6 +28,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--snapshot-base", help="URI below which snapshots are stored (default: the blob directory)")
     parser.add_argument("--long-poll-secs", type=float, default=300.0, help="how long polls are held (default: 300)")
     parser.add_argument("--idle-container-secs", type=float, default=60.0, help="life of an idle function container")
+    parser.add_argument("--queue-size", type=positive, default=1, metavar="N", help="runs handed out per slot")
     parser.add_argument("--port-file", type=Path, help="write the bound ports here, as JSON, when all are listening")
     return parser.parse_args(arguments)
 
@@ -72,6 +75,7 @@ async def serve(reactor: Any, chosen: argparse.Namespace) -> None:
         snapshot_base=chosen.snapshot_base,
         long_poll_secs=chosen.long_poll_secs,
         idle_container_secs=chosen.idle_container_secs,
+        queue_size=chosen.queue_size,
     )
     stopping: Deferred[None] = Deferred()
     finished: Deferred[None] = Deferred()

@@ -110,6 +110,7 @@ class DevServer(MultiService):
         grpc_credentials: Any = None,
         long_poll_secs: float = LONG_POLL_SECS,
         idle_container_secs: float = IDLE_CONTAINER_SECS,
+        queue_size: int = 1,
         repeat_removals: bool = True,
         snapshot_base: str | None = None,
         engine: Engine | None = None,
@@ -125,6 +126,7 @@ class DevServer(MultiService):
             wall=wall,
             long_poll_secs=long_poll_secs,
             idle_container_secs=idle_container_secs,
+            queue_size=queue_size,
             repeat_removals=repeat_removals,
             snapshot_base=snapshot_base,
         )

@@ -23,7 +23,8 @@ from indexify_dataplane.reactor import from_asyncio
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 from indexify_dataplane.wireproto import executor_api_pb2_grpc as rpc
 
-from .peer import full_state
+from .peer import Peer, full_state, started
+from .test_functions import manifest
 from .web import Body
 
 reactor: Any = _reactor
@@ -92,6 +93,19 @@ class ServiceTests(TestCase):
             await first.stopService()
 
         return Deferred.fromCoroutine(body())
+
+    def test_its_containers_are_handed_as_many_runs_as_it_is_told(self) -> None:
+        for size in (1, 2):
+            engine = self.server(queue_size=size).engine
+            self.addCleanup(engine.close)
+            peer = Peer(engine)
+            peer.register()
+            engine.applications.deploy("default", manifest("f", max_containers=1), b"PK code")
+            for _ in range(3):
+                engine.applications.invoke("default", "app", b"1")
+            [container] = engine.world.containers.values()
+            peer.beat(started(container.id))
+            self.assertEqual(len(container.allocations), size)
 
     def test_the_sandbox_proxy_can_be_left_out(self) -> Deferred[None]:
         async def body() -> None:
