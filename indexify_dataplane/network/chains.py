@@ -21,7 +21,9 @@ from attrs import field, frozen
 
 from .policy import Family, Rule
 
-SANDBOX_PREFIX = "INDEXIFY-SB-"
+PREFIX = "INDEXIFY-"
+"""Of all chains of this product. Only such may be asked before a node's own."""
+SANDBOX_PREFIX = f"{PREFIX}SB-"
 NAME_CHARACTERS = 16
 """So many characters of the id are in a chain's name: the packet filter allows 28 characters in all."""
 
@@ -37,7 +39,7 @@ def _hash(text: str, characters: int) -> str:
 
 def node_chain(executor_id: str) -> str:
     """The chain through which a node's sandboxes are found."""
-    return f"INDEXIFY-{_hash(executor_id, 10)}"
+    return f"{PREFIX}{_hash(executor_id, 10)}"
 
 
 def containers_chain(executor_id: str) -> str:
@@ -139,11 +141,11 @@ def change(
     *,
     rules: Mapping[str, Sequence[Rule]],
     removed: Iterable[str] = (),
-    hooks: Sequence[str],
+    hooks: Sequence[str] = (),
 ) -> str:
     """Like ``transaction``, for a table whose node's chains hold ``before`` and shall hold ``after``, by container. The
-    hooks are taken out and put in first again: the kernel refuses the whole where one of them, or one of ``before``
-    that has to go, is not there."""
+    node's chain is taken out of the chains in ``hooks`` and put in first again: the kernel refuses the whole where it,
+    or one of ``before`` that has to go, is not there."""
     node, containers = node_chain(executor_id), containers_chain(executor_id)
     removed = list(removed)
     lines = ["*filter", *(f":{name} - [0:0]" for name in (*rules, *removed))]
@@ -240,9 +242,17 @@ class Dump:
                 hook.append(chain)
         return unhook, hook
 
+    def unhooked(self, family: Family, executor_id: str) -> list[str]:
+        """Each chain in which the node's chain is not where it has to be, in words."""
+        unhook, hook = self.misplaced(executor_id)
+        return [
+            f"{family.name}: {chain} does not lead to {node_chain(executor_id)} first"
+            for chain in dict.fromkeys([*unhook, *hook])
+        ]
+
 
 def _only_ours(rules: Iterable[Rule]) -> bool:
-    return all(after(rule, "-j").startswith("INDEXIFY-") for rule in rules)
+    return all(after(rule, "-j").startswith(PREFIX) for rule in rules)
 
 
 def _words(text: str) -> Rule:

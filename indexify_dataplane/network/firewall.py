@@ -5,10 +5,10 @@ so that the first change of a new process takes nothing away from the others. Al
 several threads.
 
 What others do to the kernel's rules while the node runs (a flush, a reload of a host's own firewall) is found by
-``check``, and by each change: it takes the node's hooks out and puts them in first again, which the kernel refuses as a
-whole if they are not there. So nothing starts under rules that are not asked. A change adds and takes away what is
-different; where that is refused, or what is in force is not known, the node's chains are written anew, and with them
-each chain that is led to and not there. One whose rules are not known lets nothing pass.
+``check``, and by each change, which looks whether the node's chain is asked first. (Legacy iptables cannot tell: there it
+takes the node's hooks out and puts them in first again.) So nothing starts under rules that are not asked. A change adds
+and takes away what is different; where that is refused, or what is in force is not known, the node's chains are written
+anew, and with them each chain that is led to and not there. One whose rules are not known lets nothing pass.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .chains import (
     transaction,
 )
 from .held import Held, in_force, same, stray_chains, unsure
+from .hooks import Hooks
 from .policy import Family, Policy, Rule, Surroundings, networks, rules
 from .tables import FirewallError, Namespace, Tables, filter_bridges, find_namespace, find_tables
 
@@ -70,6 +71,7 @@ class Firewall:
         self._held: dict[str, Held] = {}
         self._foreign: set[str] = set()
         self._name: socket.socket | None = None
+        self._hooks: Hooks | None = None
         self._places: dict[Family, tuple[str, ...]] = {}
         self._written: dict[Family, dict[str, Entry]] | None = None
         self._changes = 0
@@ -84,29 +86,24 @@ class Firewall:
         namespace = self._locate(self._bridge)
         self._tables = find = self._find_tables(namespace)
         filter_bridges(namespace, tuple(find.programs))
-        name = presence.take(namespace, node_chain(self._executor_id), self._executor_id)
+        self._name = presence.take(namespace, node_chain(self._executor_id), self._executor_id)
         try:
             with self._lock:
+                self._hooks = Hooks(namespace) if find.kind == "nft" else None
                 dumps = find.dumps()
                 self._take_over(dumps)
                 self._write(dumps)
         except BaseException:
-            name.close()
+            self._give_back()
             raise
-        self._name = name
-        log.info(
-            "packet filter ready",
-            kind=find.kind,
-            families=[family.name for family in find.programs],
-            namespace=namespace.path or "own",
-            chain=node_chain(self._executor_id),
-        )
+        families = [family.name for family in find.programs]
+        chain, where = node_chain(self._executor_id), namespace.path or "own"
+        log.info("packet filter ready", kind=find.kind, families=families, namespace=where, chain=chain)
 
     def close(self) -> None:
         """Give the node's name back. The rules of containers stay, for these go on; if there are none, the node's
         chains and hooks go. Never raises: what cannot be removed is in the log. Idempotent."""
-        name, self._name = self._name, None
-        if name is None:
+        if self._name is None:
             return
         try:
             with self._lock:
@@ -117,7 +114,13 @@ class Firewall:
                 "the node's chains, which are empty, cannot be removed", executor_id=self._executor_id, error=str(error)
             )
         finally:
-            name.close()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        for each in (self._hooks, self._name):
+            if each is not None:
+                each.close()
+        self._hooks = self._name = None
 
     def apply(self, container_id: str, endpoint: Endpoint, policy: Policy | None) -> str:
         """Put the rules of a sandbox in force, in both families at once; the name of its chain.
@@ -308,7 +311,7 @@ class Firewall:
         rules: dict[Family, dict[str, tuple[Rule, ...]]] | None = None,
         removed: Collection[str] = (),
     ) -> None:
-        """Put the table in force. With ``dumps`` the hooks are put where they belong, without they must be there."""
+        """Put the table in force. With ``dumps`` the hooks are put where they belong; without, that is found out."""
         written, self._written = self._written, None
         if dumps is None and written is None:
             dumps = self._tables.dumps()
@@ -323,7 +326,7 @@ class Firewall:
                 assert written is not None
                 texts[family] = change(
                     self._executor_id, written[family], entries, rules=made, removed=removed,
-                    hooks=self._places[family],
+                    hooks=() if self._hooks else self._places[family],
                 )  # fmt: skip
                 continue
             unhook, hook = dumps[family].misplaced(self._executor_id)
@@ -334,17 +337,20 @@ class Firewall:
             )
         try:
             self._restore(texts)
+            good = dumps is not None or not self._hooks or self._hooks.lead(self._places, node_chain(self._executor_id))
         except FirewallError:
             if dumps is not None:
                 raise
-            found = self._tables.dumps()
-            lost = [problem for family, dump in found.items() for problem in self._lost(family, dump, rules)]
-            if lost:
-                self._rewrite(found, lost, removed)
-            else:
-                self._write(found, rules, removed)
-        else:
+            good = False
+        if good:
             self._written = wanted
+            return
+        found = self._tables.dumps()
+        lost = [problem for family, dump in found.items() for problem in self._lost(family, dump, rules)]
+        if lost:
+            self._rewrite(found, lost, removed)
+        else:
+            self._write(found, rules, removed)
 
     def _missing(self, family: Family, dump: Dump) -> dict[str, tuple[Rule, ...]]:
         """The chains that entries lead to and that are not there, with their rules."""
@@ -369,17 +375,12 @@ class Firewall:
         made = (new or {}).get(family, {})
         chains = [each.chain for each in self._held.values() if each.chain and family in each.entries]
         return [
-            *self._unhooked(family, dump),
+            *dump.unhooked(family, self._executor_id),
             *(f"{family.name}: {each} is not there" for each in chains if each not in dump.chains and each not in made),
         ]
 
-    def _unhooked(self, family: Family, dump: Dump) -> list[str]:
-        unhook, hook = dump.misplaced(self._executor_id)
-        return [f"{family.name}: {chain} does not lead to {node_chain(self._executor_id)} first"
-                for chain in dict.fromkeys([*unhook, *hook])]  # fmt: skip
-
     def _problems(self, family: Family, dump: Dump) -> list[str]:
-        wrong = self._unhooked(family, dump)
+        wrong = dump.unhooked(family, self._executor_id)
         found = dump.entries(self._executor_id)
         chains = (node_chain(self._executor_id), containers_chain(self._executor_id))
         ours = sum(len(each.jumps) + len(each.drops) for name, each in found.items() if name in self._held)

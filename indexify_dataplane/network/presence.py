@@ -12,45 +12,25 @@ kernel (``take``, which waits): so either the chains are gone before it looks, o
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import os
 import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
 
+from .sockets import made_in
 from .tables import FirewallError, Namespace
 
 PREFIX = "indexify-dataplane/"
 TAKE_SECONDS = 35.0
 """How long a node waits for its name: longer than an iptables program of another one may run."""
-_CLONE_NEWNET = 0x40000000
 _AGAIN_SECONDS = 0.05
 
 
 def hold(namespace: Namespace, chain: str) -> socket.socket | None:
     """Take the name of a node at once; it is held until the socket is closed. None: somebody else has it. Raises
     FirewallError where no name can be taken at all."""
-    if namespace.path is None:
-        return _bound(chain)
-    # A socket belongs to the namespace of the thread that makes it; the thread ends in there.
-    result: list[socket.socket | FirewallError | None] = []
-
-    def inside() -> None:
-        try:
-            _enter(str(namespace.path))
-            result.append(_bound(chain))
-        except FirewallError as error:
-            result.append(error)
-
-    thread = threading.Thread(target=inside, name="enter network namespace")
-    thread.start()
-    thread.join()
-    [found] = result
-    if isinstance(found, FirewallError):
-        raise found
-    return found
+    return made_in(namespace, lambda: _bound(chain))
 
 
 def take(namespace: Namespace, chain: str, executor_id: str, seconds: float = TAKE_SECONDS) -> socket.socket:
@@ -102,17 +82,3 @@ def _bound(chain: str) -> socket.socket | None:
             f"the name of the node's chain {chain} cannot be held, so other nodes could take it away: {error.strerror}"
         ) from error
     return made
-
-
-def _enter(path: str) -> None:
-    """Move the calling thread into a network namespace. Raises FirewallError."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise FirewallError(f"the network namespace {path} cannot be opened: {error.strerror}") from error
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
-            reason = os.strerror(ctypes.get_errno())
-            raise FirewallError(f"the network namespace {path} cannot be entered: {reason}")
-    finally:
-        os.close(descriptor)

@@ -406,6 +406,15 @@ class Rules:
         for inside in self.stage.inside:
             self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
 
+    def test_a_start_puts_back_hooks_that_alone_are_gone(self) -> None:
+        self.apply(1, CLOSED)
+        for chain in ("INPUT", "DOCKER-USER"):
+            self.listed("-D", chain, "-j", node_chain("executor-1"))
+        self.apply(2, CLOSED)
+        for inside in self.stage.inside:
+            self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+        self.assertEqual((self.firewall.repairs, self.firewall.check()), (1, []))
+
     def test_rules_of_nobody_in_the_node_s_chains_are_found(self) -> None:
         self.apply(1, CLOSED)
         self.assertEqual(self.firewall.check(), [])
