@@ -5,8 +5,8 @@ so that the first change of a new process takes nothing away from the others. Al
 several threads.
 
 What others do to the kernel's rules while the node runs (a flush, a reload of a host's own firewall) is found by
-``check``, and by each change, which looks whether the node's chain is asked first. (Legacy iptables cannot tell: there it
-takes the node's hooks out and puts them in first again.) So nothing starts under rules that are not asked. A change adds
+``check``, and by each change, which looks whether the node's chain is asked first. (Legacy iptables cannot tell: there
+the node's hooks are taken out and put in first again.) So nothing starts under rules that are not asked. A change adds
 and takes away what is different; where that is refused, or what is in force is not known, the node's chains are written
 anew, and with them each chain that is led to and not there. One whose rules are not known lets nothing pass.
 """

@@ -57,25 +57,25 @@ class Hooks:
 
     def _leads(self, family: Family, chain: str, target: str) -> bool:
         for _ in range(_TRIES):
-            found = self._jumps(family, chain)
+            found = self._rules(family, chain)
             if found is not None:
                 break
         else:
             raise FirewallError(f"the rules of {chain} cannot be read: others change them all the time")
-        for jump, always in found:
+        for jump, always in map(_jump, found):
             if jump == target and always:
                 return True
             if not jump.startswith(PREFIX):
                 return False
         return False
 
-    def _jumps(self, family: Family, chain: str) -> list[tuple[str, bool]] | None:
-        """Where each rule of the chain jumps ("" for one that does not), and whether it does so always. None if the
-        rules were changed meanwhile; none for a chain that is not there."""
+    def _rules(self, family: Family, chain: str) -> list[bytes] | None:
+        """The attributes of each rule of the chain; none for a chain that is not there. None if the rules were changed
+        meanwhile."""
         self._sequence += 1
         body = _GENERIC.pack(_FAMILIES[family], 0, 0) + _text(_TABLE, "filter") + _text(_CHAIN, chain)
         size = _HEADER.size + len(body)
-        found: list[tuple[str, bool]] = []
+        found: list[bytes] = []
         interrupted = False
         try:
             self._socket.send(_HEADER.pack(size, _GET_RULE, _REQUEST_DUMP, self._sequence, 0) + body)
@@ -90,7 +90,7 @@ class Hooks:
                             raise OSError(code, os.strerror(code))
                         return None if interrupted else found
                     if kind == _NEW_RULE:
-                        found.append(_jump(payload[_GENERIC.size :]))
+                        found.append(payload[_GENERIC.size :])
         except OSError as error:
             raise FirewallError(f"the rules of {chain} cannot be read from the kernel: {error}") from error
 
@@ -126,7 +126,7 @@ def _text(kind: int, text: str) -> bytes:
 
 
 def _jump(rule: bytes) -> tuple[str, bool]:
-    """Where a rule jumps, and whether it asks nothing before."""
+    """Where a rule jumps, "" if it does not, and whether it does so always."""
     target, always = "", True
     for _, one in _attributes(dict(_attributes(rule)).get(_EXPRESSIONS, b"")):
         parts = dict(_attributes(one))

@@ -19,6 +19,7 @@ a stricter policy also ends what is under way.
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import Protocol
@@ -41,6 +42,8 @@ class Policy(Protocol):
 
     @property
     def deny_out(self) -> tuple[str, ...]: ...
+
+    def __hash__(self) -> int: ...
 
 
 class Family(enum.Enum):
@@ -107,10 +110,12 @@ def check(policy: Policy) -> None:
     networks(policy.deny_out, "network_policy.deny_out")
 
 
+@functools.lru_cache(maxsize=256)
 def rules(policy: Policy | None, family: Family, around: Surroundings, never: str) -> tuple[Rule, ...]:
     """The rules of one sandbox in one family; ``never`` is the chain that drops what goes to this node's containers.
 
-    Without a policy everything that is not protected goes on. Raises InvalidPolicy.
+    Without a policy everything that is not protected goes on. Most sandboxes have the policy of another: the newest are
+    remembered. Raises InvalidPolicy.
     """
     made: list[Rule] = [ANSWERS]
     if family is Family.IPV6:
