@@ -158,8 +158,9 @@ class Bench:
             rows.append((f"create to routable over the raw engine, {name} of {pairs}", shown, f"<= {limit} ms"))
         return rows
 
-    def rate(self, count: int = 40, rounds: int = 6) -> list[Row]:
-        """Starts per second at four in parallel, from the first order to the last answer; rounds ABBA."""
+    def rate(self, count: int = 20, rounds: int = 16) -> list[Row]:
+        """Starts per second at four in parallel, from the first order to the last answer; rounds ABBA, short and many:
+        the machine itself is 15 % slower or faster from one minute to the next."""
         body = self.raw_body()
         ours: list[float] = []
         raw: list[float] = []
