@@ -85,7 +85,7 @@ def install() -> None:
         def _reschedule(self) -> None:
             timeout = self.timeout()
             at = self._scheduledAt
-            if timeout is None or at is None or abs(self.seconds() + timeout - at) > _SAME_SECS:
+            if timeout is None or at is None or abs(loop.time() + timeout - at) > _SAME_SECS:
                 super()._reschedule()  # type: ignore[no-untyped-call]
 
     installReactor(Reactor(loop))
