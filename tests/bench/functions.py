@@ -90,50 +90,66 @@ def rows_left(store: Path) -> int:
         database.close()
 
 
+class Instant:
+    """The installed program and the embedded control plane in two processes, and containers of an executor that answers
+    at once. What they import is what ``PYTHONPATH`` says now."""
+
+    def __init__(self, queue_size: int | None = None) -> None:
+        self.site = Site()
+        try:
+            program = self.site.path / "function-executor"
+            program.write_text(
+                f'#!/bin/sh\nexport PYTHONPATH={ROOT}\nexec {sys.executable} -m tests.bench.instant_executor "$@"\n'
+            )
+            program.chmod(0o755)
+            self.server = self.site.server(queue_size=queue_size)
+            executor = {"fe_binary_path": str(program), "code_cache_path": str(self.site.path / "code")}
+            address = f"http://127.0.0.1:{self.server.grpc_port}"
+            self.node = self.site.node(self.site.config(server_addr=address, function_executor=executor)).ready()
+            until("the node at the server", self.server.rest.executors)
+            deployer = Deployer(self.server.rest)
+            self.applications = [deployer.deploy(f"instant{number}", max_containers=1) for number in range(CONTAINERS)]
+            self.run(CONTAINERS * 2)
+        except BaseException:
+            self.site.close()
+            raise
+
+    def run(self, count: int) -> float:
+        """Seconds until ``count`` more are done and reported."""
+        blobs = self.site.path / "blobs"
+        wanted, began = written(blobs) + count, time.monotonic()
+        call_many(self.server.rest.port, self.applications, count)
+        while (missing := wanted - written(blobs)) > 0:
+            # Rarely while many are missing: looking takes CPU from what is measured.
+            time.sleep(max(0.02, missing / 1000))
+        until("every outcome delivered", lambda: self.node.state()["unacknowledged_reports"] == 0)
+        return time.monotonic() - began
+
+    def window(self, count: int) -> tuple[float, float, float]:
+        """Allocations per second, and milliseconds of CPU of the node and of the server for each, over ``count``."""
+        used, used_there = cpu(self.node.pid), cpu(self.server.pid)
+        rate = count / self.run(count)
+        return rate, (cpu(self.node.pid) - used) / count * 1000, (cpu(self.server.pid) - used_there) / count * 1000
+
+
 def ahead() -> list[Row]:
     return instant(queue_size=2)
 
 
-def instant(queue_size: int = 1) -> list[Row]:
-    site = Site()
+def instant(queue_size: int | None = None) -> list[Row]:
+    stage = Instant(queue_size)
     try:
-        program = site.path / "function-executor"
-        program.write_text(
-            f'#!/bin/sh\nexport PYTHONPATH={ROOT}\nexec {sys.executable} -m tests.bench.instant_executor "$@"\n'
-        )
-        program.chmod(0o755)
-        server = site.server(queue_size=queue_size)
-        executor = {"fe_binary_path": str(program), "code_cache_path": str(site.path / "code")}
-        config = site.config(server_addr=f"http://127.0.0.1:{server.grpc_port}", function_executor=executor)
-        node = site.node(config).ready()
-        until("the node at the server", server.rest.executors)
-        deployer = Deployer(server.rest)
-        applications = [deployer.deploy(f"instant{number}", max_containers=1) for number in range(CONTAINERS)]
-        blobs = site.path / "blobs"
-
-        def run(count: int) -> float:
-            """Seconds until all are done and reported."""
-            wanted, began = written(blobs) + count, time.monotonic()
-            call_many(server.rest.port, applications, count)
-            while (missing := wanted - written(blobs)) > 0:
-                # Rarely while many are missing: looking takes CPU from what is measured.
-                time.sleep(max(0.02, missing / 1000))
-            until("every outcome delivered", lambda: node.state()["unacknowledged_reports"] == 0)
-            return time.monotonic() - began
-
-        run(CONTAINERS * 2)
+        node = stage.node
         before = {"rss": rss(node.pid), "fds": descriptors(node.pid), "threads": threads(node.pid)}
         costs, rates, servers = [], [], []
         for window in range(TOTAL // WINDOW):
-            used, used_there = cpu(node.pid), cpu(server.pid)
-            rates.append(WINDOW / run(WINDOW))
-            costs.append((cpu(node.pid) - used) / WINDOW * 1000)
-            servers.append((cpu(server.pid) - used_there) / WINDOW * 1000)
+            for figures, figure in zip((rates, costs, servers), stage.window(WINDOW), strict=True):
+                figures.append(figure)
             print(f"  {(window + 1) * WINDOW:6} allocations: {rates[-1]:5.0f}/s, node {costs[-1]:.2f} ms", flush=True)
-        [store] = list((site.path / "node").glob("store*.db"))
+        [store] = list((stage.site.path / "node").glob("store*.db"))
         size = sum(each.stat().st_size for each in store.parent.glob("store*.db*"))
-        left = [str(each) for each in site.path.rglob(".*.upload")]
-        through = f"through {CONTAINERS} containers, server included, queue_size {queue_size}"
+        left = [str(each) for each in stage.site.path.rglob(".*.upload")]
+        through = f"through {CONTAINERS} containers, server included, queue_size {queue_size or 1}"
         return [
             (through, f"{statistics.median(rates):.0f}/s", ">= 150/s"),
             ("CPU of the node per allocation", f"{statistics.median(costs):.2f} ms", "<= 6 ms"),
@@ -146,7 +162,7 @@ def instant(queue_size: int = 1) -> list[Row]:
             ("uploads left", str(len(left)), "0"),
         ]  # fmt: skip
     finally:
-        site.close()
+        stage.site.close()
 
 
 def own_start(binaries: Path) -> float:

@@ -151,13 +151,16 @@ class Child:
 class Server(Child):
     """The embedded control plane alone."""
 
-    def __init__(self, directory: Path, *, grpc_port: int = 0, rest_port: int = 0, queue_size: int = 1) -> None:
+    def __init__(
+        self, directory: Path, *, grpc_port: int = 0, rest_port: int = 0, queue_size: int | None = None
+    ) -> None:
         ports = directory / "server-ports.json"
         ports.unlink(missing_ok=True)
         command = [
             sys.executable, "-m", "indexify_dataplane.devserver", "--port-file", str(ports),
             "--grpc-port", str(grpc_port), "--rest-port", str(rest_port), "--sandbox-proxy-port", "-1",
-            "--blob-dir", str(directory / "blobs"), "--queue-size", str(queue_size),
+            "--blob-dir", str(directory / "blobs"),
+            *(["--queue-size", str(queue_size)] if queue_size else []),
         ]  # fmt: skip
         super().__init__(command, log=directory / "server.log", cwd=directory)
         until("the server's ports", lambda: ports.exists() or self._ended())
