@@ -36,10 +36,6 @@ class Clock(Protocol):
         """Schedule ``call``; the result has ``active()`` and ``cancel()``."""
 
 
-_SAME_SECS = 0.0001
-"""So close, two moments are one for a timer of the reactor."""
-
-
 async def sleep(clock: Clock, seconds: float) -> None:
     """Wait on the injected clock. Cancelling it leaves no timer behind."""
     waiting: Deferred[None] = Deferred()
@@ -57,7 +53,6 @@ def install() -> None:
     import os
 
     from twisted.internet import asyncioreactor
-    from twisted.internet.main import installReactor
 
     if "twisted.internet.reactor" in sys.modules:
         from twisted.internet import reactor
@@ -76,19 +71,7 @@ def install() -> None:
     else:
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-
-    class Reactor(asyncioreactor.AsyncioSelectorReactor):
-        """Leaves the loop's timer alone while it is right. Twisted computes the same moment from two looks at the
-        clock, finds it earlier each time, and sets the timer anew with every timed call: 6 % of the node's own work.
-        """
-
-        def _reschedule(self) -> None:
-            timeout = self.timeout()
-            at = self._scheduledAt
-            if timeout is None or at is None or abs(loop.time() + timeout - at) > _SAME_SECS:
-                super()._reschedule()  # type: ignore[no-untyped-call]
-
-    installReactor(Reactor(loop))
+    asyncioreactor.install(loop)
 
 
 def from_asyncio(work: Coroutine[Any, Any, T] | Awaitable[T]) -> Deferred[T]:
