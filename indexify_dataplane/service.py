@@ -184,7 +184,7 @@ class Root(MultiService):
         node_gauges.register(metrics, lambda: dataplane.node)
         dataplane.connect(self)
         await self._start_telemetry(disks, view.instance_id)
-        settle_memory()
+        self._own(settle_memory())
         log.info("node started", executor_id=dataplane.executor_id, version=__version__)
 
     async def _named(self, key: str, work: Coroutine[Any, Any, T]) -> T:
