@@ -217,10 +217,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def positive(text: str) -> int:
-    """A whole number from 1, as the value of a flag."""
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+MOST_PER_SLOT = 100
+
+
+def per_slot(text: str) -> int:
+    """How many runs a container is handed per slot, as the value of a flag."""
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MOST_PER_SLOT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MOST_PER_SLOT}")
     return int(text)
 
 
@@ -270,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{text} (default {port}, 0: a free one)",
         )  # fmt: skip
     dev.add_argument(
-        "--queue-size", metavar="N", type=positive, default=1,
+        "--queue-size", metavar="N", type=per_slot, default=1,
         help="hand a function's container up to N runs per slot, so that the next is at hand (default 1)",
     )  # fmt: skip
 

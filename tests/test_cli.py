@@ -78,7 +78,7 @@ class Usage(CommandLineCase):
             self.assertEqual(_parser().parse_args(["dev", *flags]).queue_size, wanted)
         with contextlib.redirect_stderr(io.StringIO()) as err:
             self.assertRaises(SystemExit, devserver_options, ["--queue-size", "0"])
-        self.assertIn("argument --queue-size: '0' is no whole number from 1", err.getvalue())
+        self.assertIn("argument --queue-size: '0' is no whole number from 1 to 100", err.getvalue())
 
     def test_a_broken_configuration_exits_with_1_and_lists_everything(self) -> None:
         path = self.file("http_proxy: {port: x}\nenv: ''")

@@ -77,7 +77,9 @@ def run(turn: Turn, seq: int, spec: AllocationSpec) -> None:
         return
     match container.state:
         case Terminated(reason) | Killing(_, reason) | Stopping(_, reason) | Aborting(reason):
-            finish(turn, allocation, Failed(BLAME[reason], blame_container=True))
+            # It never began, and the container's end may not have been reported yet: only a failed start counts for it.
+            why = BLAME[reason] if reason in STARTUP else FailureReason.CONTAINER_TERMINATED
+            finish(turn, allocation, Failed(why, blame_container=True))
             return
     if container.spec.kind is not Kind.FUNCTION:
         finish(turn, allocation, Failed(FailureReason.INTERNAL_ERROR))

@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from indexify_dataplane.cli import positive
+from indexify_dataplane.cli import per_slot
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--snapshot-base", help="URI below which snapshots are stored (default: the blob directory)")
     parser.add_argument("--long-poll-secs", type=float, default=300.0, help="how long polls are held (default: 300)")
     parser.add_argument("--idle-container-secs", type=float, default=60.0, help="life of an idle function container")
-    parser.add_argument("--queue-size", type=positive, default=1, metavar="N", help="runs handed out per slot")
+    parser.add_argument("--queue-size", type=per_slot, default=1, metavar="N", help="runs handed out per slot (1)")
     parser.add_argument("--port-file", type=Path, help="write the bound ports here, as JSON, when all are listening")
     return parser.parse_args(arguments)
 

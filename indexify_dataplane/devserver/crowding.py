@@ -5,8 +5,8 @@ for its calls, so callers may fill the machine, or their function's ``max_contai
 for which somebody waits gets a container although there is no room when no container that could take it gets free by
 itself. And containers that nobody uses are kept for a while, in the way of functions that have none: they are ended.
 
-A container may be handed more runs than it has slots; the others wait for a slot on its node. No caller can wait for
-them, so they hold up nobody who has a container, and a container waits for calls no less because of them.
+A container may be handed more runs than it has slots; the others wait for a slot on its node. No caller that is known
+here waits for them, so they hold up nobody who has a container, and a container waits for calls no less for them.
 """
 
 from __future__ import annotations
@@ -66,8 +66,12 @@ def is_stuck(container: Container) -> bool:
     Which of more runs than slots do run is up to the node. With as many such callers as slots the others are taken to
     wait behind them: a mistake costs a container too many, the opposite one might hold up a call for ever.
     """
-    waiting = sum(each.outcome is None and _waits(each.run) for each in container.allocations.values())
-    return waiting >= min(len(container.allocations), container.description.max_concurrency)
+    missing = min(len(container.allocations), container.description.max_concurrency)
+    for each in container.allocations.values():
+        if not missing:
+            break
+        missing -= each.outcome is None and _waits(each.run)
+    return not missing
 
 
 def _waits(run: FunctionRun) -> bool:

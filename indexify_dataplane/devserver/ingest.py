@@ -101,6 +101,7 @@ class Ingest:
         container = self._own(executor, report.container_id)
         if container is None or container.state == "terminated":
             return
+        container.adopting = False
         if container.state == "pending":
             self._sandboxes.container_started(container)
             if not container.is_sandbox and not container.allocations:

@@ -57,10 +57,14 @@ class Placement:
         self._idle_secs = idle_secs
         self._queue_size = queue_size
         self._settle = settle
+        self._ahead_of_nobody = False
         self._told_of_limit: set[tuple[str, str]] = set()
         self._told_of_gpus: dict[tuple[str, str], str] = {}
 
     def schedule(self) -> None:
+        if self._queue_size > 1:
+            # A function that has no container gets one when one of another gets idle; with runs at hand none would.
+            self._ahead_of_nobody = all(self._fleet.members(*key) for key in self._world.unplaced_runs)
         for key, waiting in list(self._world.unplaced_runs.items()):
             blocked = False
             for run in waiting:
@@ -127,14 +131,16 @@ class Placement:
     def _ahead(self, run: FunctionRun, siblings: list[Container]) -> Container | None:
         """Where the run waits for a slot when there is none: the container with the fewest allocations of those whose
         slots get free by themselves. Not a run that a caller may wait for, which might end up behind that very caller;
-        nor in a container that is yet to start, since a start that fails counts for all runs that were handed to it.
+        nor in a container that is yet to start or to be adopted, since a start that fails counts for all runs that were
+        handed to it; nor while a function waits that has no container at all.
         """
-        if self._queue_size == 1 or may_be_awaited(run):
+        if self._queue_size == 1 or not self._ahead_of_nobody or may_be_awaited(run):
             return None
         able = [
             container
             for container in siblings
             if container.state == "running"
+            and not container.adopting
             and len(container.allocations) < self._queue_size * container.description.max_concurrency
             and (executor := self._fleet.known(container.executor_id)) is not None
             and has_room(executor, container, ahead=True)

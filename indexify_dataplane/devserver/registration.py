@@ -160,11 +160,12 @@ class Registration:
             self._fleet.end(container, entry.termination_reason)
             reason = FAILURE_OF_TERMINATION.get(entry.termination_reason, 0)
             for number, allocation in enumerate(allocations):
-                # Executors begin them in this order: those beyond the slots have no part in the container's end.
+                # Executors begin them in about this order: those beyond the slots have no part in the container's end.
                 began = number < container.description.max_concurrency
                 self._runs.fail(allocation, reason if began else F.ALLOCATION_FAILURE_REASON_CONTAINER_TERMINATED)
             self._fleet.forget(container)
         elif container.lives:
+            container.adopting = entry.status == pb.CONTAINER_STATUS_PENDING
             if entry.status == pb.CONTAINER_STATUS_RUNNING and container.state == "pending":
                 self._sandboxes.container_started(container)
         elif self._repeat_removals:

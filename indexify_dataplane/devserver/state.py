@@ -86,7 +86,8 @@ class Executor:
 
 @define(eq=False)
 class Container:
-    """A container on an executor. ``state`` is pending, running or terminated; ``wanted`` says that it should live."""
+    """A container on an executor. ``state`` is pending, running or terminated; ``wanted`` says that it should live;
+    ``adopting`` that a new process of its executor has yet to find it usable."""
 
     id: str
     executor_id: str
@@ -95,6 +96,7 @@ class Container:
     state: str = "pending"
     reason: int = 0
     wanted: bool = True
+    adopting: bool = False
     allocations: dict[str, Allocation] = Factory(dict)
     created_at_clock: int = 0
 

@@ -32,17 +32,16 @@ from .chains import (
     key,
     node_chain,
     sandbox_chain,
-    transaction,
 )
-from .held import Held, in_force, same, stray_chains, unsure
-from .hooks import Hooks
+from .held import Held, in_force, release_addresses, same, stray_chains, unsure, whole
+from .hooks import Hooks, hooks
 from .policy import Family, Policy, Rule, Surroundings, networks, rules
 from .tables import FirewallError, Namespace, Tables, filter_bridges, find_namespace, find_tables
 
 log = Logger()
 
-NOTHING_PASSES: tuple[Rule, ...] = (("-j", "DROP"),)
-
+TRIES = 5
+"""So often all is written when others change the rules meanwhile."""
 TOLD = 5
 """So many of the things that were wrong are in the log line."""
 
@@ -89,7 +88,7 @@ class Firewall:
         self._name = presence.take(namespace, node_chain(self._executor_id), self._executor_id)
         try:
             with self._lock:
-                self._hooks = Hooks(namespace) if find.kind == "nft" else None
+                self._hooks = hooks(namespace, node_chain(self._executor_id)) if find.kind == "nft" else None
                 dumps = find.dumps()
                 self._take_over(dumps)
                 self._write(dumps)
@@ -103,18 +102,15 @@ class Firewall:
     def close(self) -> None:
         """Give the node's name back. The rules of containers stay, for these go on; if there are none, the node's
         chains and hooks go. Never raises: what cannot be removed is in the log. Idempotent."""
-        if self._name is None:
-            return
-        try:
-            with self._lock:
-                if not self._held:
+        with self._lock:
+            try:
+                if self._name is not None and not self._held:
                     dead_nodes.bury(self._tables.dumps(), {node_chain(self._executor_id)}, (), self._restore)
-        except FirewallError as error:
-            log.warn(
-                "the node's chains, which are empty, cannot be removed", executor_id=self._executor_id, error=str(error)
-            )
-        finally:
-            self._give_back()
+            except FirewallError as error:
+                node = self._executor_id
+                log.warn("the node's chains, which are empty, cannot be removed", executor_id=node, error=str(error))
+            finally:
+                self._give_back()
 
     def _give_back(self) -> None:
         for each in (self._hooks, self._name):
@@ -125,7 +121,7 @@ class Firewall:
     def apply(self, container_id: str, endpoint: Endpoint, policy: Policy | None) -> str:
         """Put the rules of a sandbox in force, in both families at once; the name of its chain.
 
-        Nothing is done if they are in force. Raises InvalidPolicy and FirewallError: it must not run then.
+        Nothing is written if they are in force. Raises InvalidPolicy and FirewallError: it must not run then.
         """
         made = {family: rules(policy, family, self._around, containers_chain(self._executor_id)) for family in Family}
         name = key(container_id)
@@ -143,8 +139,10 @@ class Firewall:
             )
             if old is not None and same(old, new):
                 self._held[name] = new
+                if self._written is None or self._hooks is None or not self._leads():
+                    self._write(rules=self._rules_of(new) if self._hooks else None)
                 return chain
-            self._release_addresses(name, new)
+            release_addresses(self._held, name, new)
             self._held[name] = new
             try:
                 self._write(rules=self._rules_of(new))
@@ -174,9 +172,9 @@ class Firewall:
         )
         with self._lock:
             name = key(container_id)
-            if name not in self._held or not same(self._held[name], new):
-                old = self._held.get(name)
-                self._release_addresses(name, new)
+            old = self._held.get(name)
+            if old is None or not same(old, new) or self._written is None or self._hooks is None or not self._leads():
+                release_addresses(self._held, name, new)
                 self._held[name] = new
                 try:
                     self._write()
@@ -289,21 +287,14 @@ class Firewall:
                 )
         self._foreign -= {each.chain for each in self._held.values() if each.chain}
 
-    def _release_addresses(self, name: str, new: Held) -> None:
-        """An address that the engine gave to a new container is no longer that of an old one, which is dead."""
-        for family, mine in new.entries.items():
-            where = {rule[:2] for rule in mine.drops}
-            for other, held in self._held.items():
-                found = held.entries.get(family)
-                if other != name and found and where & {rule[:2] for rule in found.drops}:
-                    self._held[other] = Held(
-                        held.chain, {**held.entries, family: Entry(held.chain, found.digest)}, held.rules
-                    )
-
     def _rules_of(self, held: Held) -> dict[Family, dict[str, tuple[Rule, ...]]]:
         if held.chain is None:
             return {}
         return {family: {held.chain: held.rules[family]} for family in held.entries if family in held.rules}
+
+    def _leads(self) -> bool:
+        """Whether the chain of the node is asked first, after a change that would put it there. Raises FirewallError."""
+        return self._hooks is None or self._hooks.lead(self._places, node_chain(self._executor_id))
 
     def _write(
         self,
@@ -311,57 +302,63 @@ class Firewall:
         rules: dict[Family, dict[str, tuple[Rule, ...]]] | None = None,
         removed: Collection[str] = (),
     ) -> None:
-        """Put the table in force. With ``dumps`` the hooks are put where they belong; without, that is found out."""
+        """Put the table in force. With ``dumps`` all of it is written, and the hooks put where they belong; without,
+        what is different, and all if that does not do."""
         written, self._written = self._written, None
-        if dumps is None and written is None:
-            dumps = self._tables.dumps()
         wanted = {
             family: {name: held.entries[family] for name, held in self._held.items() if family in held.entries}
             for family in self._tables.programs
         }
-        texts: dict[Family, str] = {}
-        for family, entries in wanted.items():
-            made = (rules or {}).get(family, {})
-            if dumps is None:
-                assert written is not None
-                texts[family] = change(
-                    self._executor_id, written[family], entries, rules=made, removed=removed,
-                    hooks=() if self._hooks else self._places[family],
-                )  # fmt: skip
-                continue
-            unhook, hook = dumps[family].misplaced(self._executor_id)
-            self._places[family] = dumps[family].places()
-            made = {**self._missing(family, dumps[family]), **made}
-            texts[family] = transaction(
-                self._executor_id, entries.values(), rules=made, removed=removed, unhook=unhook, hook=hook
-            )
-        try:
-            self._restore(texts)
-            good = dumps is not None or not self._hooks or self._hooks.lead(self._places, node_chain(self._executor_id))
-        except FirewallError:
-            if dumps is not None:
-                raise
-            good = False
-        if good:
+        if dumps is None and written is not None and self._changed(written, wanted, rules or {}, removed):
             self._written = wanted
             return
-        found = self._tables.dumps()
-        lost = [problem for family, dump in found.items() for problem in self._lost(family, dump, rules)]
-        if lost:
-            self._rewrite(found, lost, removed)
-        else:
-            self._write(found, rules, removed)
+        found = self._tables.dumps() if dumps is None else dumps
+        if dumps is None and written is not None:
+            lost = [problem for family, dump in found.items() for problem in self._lost(family, dump, rules)]
+            if lost:
+                self._rewrite(found, lost, removed)
+                return
+        for _ in range(TRIES):
+            self._places = {family: dump.places() for family, dump in found.items()}
+            texts = {
+                family: whole(
+                    self._executor_id, self._held, found[family], family, rules=(rules or {}).get(family, {}),
+                    removed=removed, anew=self._hooks is None,
+                )
+                for family in wanted
+            }  # fmt: skip
+            self._restore(texts)
+            if self._leads():
+                self._written = wanted
+                return
+            found = self._tables.dumps()  # somebody else has written since the look
+        raise FirewallError("the node's chain does not stay first: others change the rules all the time")
 
-    def _missing(self, family: Family, dump: Dump) -> dict[str, tuple[Rule, ...]]:
-        """The chains that entries lead to and that are not there, with their rules."""
-        return {
-            held.chain: held.rules.get(family) or NOTHING_PASSES
-            for held in self._held.values()
-            if held.chain and held.chain not in dump.chains and family in held.entries and held.entries[family].jumps
-        }
+    def _changed(
+        self,
+        written: Mapping[Family, Mapping[str, Entry]],
+        wanted: Mapping[Family, Mapping[str, Entry]],
+        rules: Mapping[Family, Mapping[str, tuple[Rule, ...]]],
+        removed: Collection[str],
+    ) -> bool:
+        """Write what is different; whether that did."""
+        texts = {
+            family: change(
+                self._executor_id, written[family], entries, rules=rules.get(family, {}), removed=removed,
+                hooks=() if self._hooks else self._places[family],
+            )
+            for family, entries in wanted.items()
+        }  # fmt: skip
+        try:
+            self._restore(texts)
+            return self._leads()
+        except FirewallError:
+            return False
 
     def _restore(self, texts: Mapping[Family, str]) -> None:
         """A look that began before and ends after it says nothing."""
+        if self._name is None:
+            raise FirewallError("the packet filter is closed")
         self._changes += 1
         self._good = None
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attrs import evolve, frozen
 
-from .chains import SANDBOX_PREFIX, Dump, Entry
+from .chains import SANDBOX_PREFIX, Dump, Entry, transaction
 from .policy import Family, Rule
+
+NOTHING_PASSES: tuple[Rule, ...] = (("-j", "DROP"),)
 
 
 @frozen
@@ -49,3 +51,40 @@ def stray_chains(dumps: Mapping[Family, Dump]) -> set[str]:
 def _unreachable(dump: Dump) -> list[str]:
     targets = {rule[rule.index("-j") + 1] for rules in dump.chains.values() for rule in rules if "-j" in rule[:-1]}
     return [chain for chain in dump.chains if chain.startswith(SANDBOX_PREFIX) and chain not in targets]
+
+
+def whole(
+    executor_id: str,
+    held: Mapping[str, Held],
+    dump: Dump,
+    family: Family,
+    *,
+    rules: Mapping[str, tuple[Rule, ...]],
+    removed: Collection[str],
+    anew: bool,
+) -> str:
+    """The transaction that puts all of ``held`` in force where ``dump`` is, and with it the chains that entries lead to
+    and that are not there. With ``anew`` also hooks that are right are put where they are: the kernel refuses the whole
+    if one has gone since the look."""
+    entries = [each.entries[family] for each in held.values() if family in each.entries]
+    missing = {
+        each.chain: each.rules.get(family) or NOTHING_PASSES
+        for each in held.values()
+        if each.chain and each.chain not in dump.chains and family in each.entries and each.entries[family].jumps
+    }
+    unhook, hook = dump.misplaced(executor_id)
+    right = [chain for chain in dump.places() if chain not in hook] if anew else []
+    return transaction(
+        executor_id, entries, rules={**missing, **rules}, removed=removed, unhook=[*unhook, *right],
+        hook=[*hook, *right],
+    )  # fmt: skip
+
+
+def release_addresses(held: dict[str, Held], name: str, new: Held) -> None:
+    """An address that the engine gave to a new container is no longer that of an old one, which is dead."""
+    for family, mine in new.entries.items():
+        where = {rule[:2] for rule in mine.drops}
+        for other, each in list(held.items()):
+            found = each.entries.get(family)
+            if other != name and found and where & {rule[:2] for rule in found.drops}:
+                held[other] = Held(each.chain, {**each.entries, family: Entry(each.chain, found.digest)}, each.rules)

@@ -13,10 +13,12 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 
+from twisted.logger import Logger
+
 from .chains import PREFIX
 from .policy import Family
 from .sockets import made_in
-from .tables import DEADLINE, FirewallError, Namespace
+from .tables import FirewallError, Namespace
 
 _NETFILTER = 12
 _HEADER = struct.Struct("=IHHII")
@@ -25,13 +27,30 @@ _ATTRIBUTE = struct.Struct("=HH")
 _GET_RULE, _NEW_RULE = 0x0A07, 0x0A06
 _REQUEST_DUMP = 0x0301
 _INTERRUPTED = 0x0010
-_ERROR, _DONE = 2, 3
+_ERROR, _DONE, _OVERRUN = 2, 3, 4
 _TABLE, _CHAIN, _EXPRESSIONS = 1, 2, 4
 _NAME, _DATA = 1, 2
 _VERDICT_DATA, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
 _JUMP = -3
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _TRIES = 20
+ANSWER_SECS = 2.0
+
+log = Logger()
+
+
+def hooks(namespace: Namespace, node: str) -> Hooks | None:
+    """None, which the log tells, where this process may not ask, although the iptables programs may."""
+    made = None
+    try:
+        made = Hooks(namespace)
+        made.lead({Family.IPV4: ("INPUT",)}, node)
+        return made
+    except FirewallError as error:
+        if made is not None:
+            made.close()
+        log.warn("whether the node's chains are asked first is found out by putting them first", error=str(error))
+        return None
 
 
 class Hooks:
@@ -39,12 +58,15 @@ class Hooks:
     methods but ``close``."""
 
     def __init__(self, namespace: Namespace) -> None:
-        self._socket = made_in(namespace, _connected)
+        self._namespace = namespace
+        self._socket: socket.socket | None = made_in(namespace, _connected)
         self._sequence = 0
 
     def close(self) -> None:
-        """Idempotent."""
-        self._socket.close()
+        """Idempotent; a later question opens it again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def lead(self, places: Mapping[Family, tuple[str, ...]], node: str) -> bool:
         """Whether each of the ``places`` leads to the chain ``node`` first, and FORWARD to DOCKER-USER if that is one
@@ -77,6 +99,8 @@ class Hooks:
         size = _HEADER.size + len(body)
         found: list[bytes] = []
         interrupted = False
+        if self._socket is None:
+            self._socket = made_in(self._namespace, _connected)
         try:
             self._socket.send(_HEADER.pack(size, _GET_RULE, _REQUEST_DUMP, self._sequence, 0) + body)
             while True:
@@ -84,6 +108,8 @@ class Hooks:
                     if sequence != self._sequence:
                         continue  # of a question that was given up
                     interrupted = interrupted or bool(flags & _INTERRUPTED)
+                    if kind == _OVERRUN:
+                        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
                     if kind in (_ERROR, _DONE):
                         code = -struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
                         if code not in (0, errno.ENOENT):
@@ -92,13 +118,14 @@ class Hooks:
                     if kind == _NEW_RULE:
                         found.append(payload[_GENERIC.size :])
         except OSError as error:
+            self.close()  # the kernel may go on telling the rest, and refuse other questions until it is through
             raise FirewallError(f"the rules of {chain} cannot be read from the kernel: {error}") from error
 
 
 def _connected() -> socket.socket:
     try:
         made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
-        made.settimeout(DEADLINE)
+        made.settimeout(ANSWER_SECS)
         return made
     except OSError as error:
         raise FirewallError(f"nftables cannot be asked for its rules: {error}") from error

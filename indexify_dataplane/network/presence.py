@@ -71,11 +71,13 @@ def present(namespace: Namespace, chains: Iterable[str]) -> set[str]:
 
 
 def _bound(chain: str) -> socket.socket | None:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    made: socket.socket | None = None
     try:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         made.bind(f"\0{PREFIX}{chain}".encode())
     except OSError as error:
-        made.close()
+        if made is not None:
+            made.close()
         if error.errno == errno.EADDRINUSE:
             return None
         raise FirewallError(

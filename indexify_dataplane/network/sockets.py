@@ -16,24 +16,27 @@ _CLONE_NEWNET = 0x40000000
 
 def made_in(namespace: Namespace, make: Callable[[], T]) -> T:
     """What ``make`` returns there: a socket belongs to the namespace of the thread that makes it. Raises FirewallError,
-    and what ``make`` raises of that kind."""
+    and what ``make`` raises."""
     if namespace.path is None:
         return make()
-    result: list[T | FirewallError] = []
+    result: list[T | BaseException] = []
 
     def inside() -> None:
         # The thread ends in there.
         try:
             _enter(str(namespace.path))
             result.append(make())
-        except FirewallError as error:
+        except BaseException as error:
             result.append(error)
 
     thread = threading.Thread(target=inside, name="enter network namespace")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise FirewallError(f"the network namespace {namespace.path} cannot be entered: {error}") from error
     thread.join()
     [found] = result
-    if isinstance(found, FirewallError):
+    if isinstance(found, BaseException):
         raise found
     return found
 

@@ -156,6 +156,16 @@ class Failures(Base):
             late = play.reports[1]
             self.assertEqual((late.outcome.reason, late.container_id), (expected, "fn"))
 
+    def test_a_run_that_comes_while_the_container_ends_never_began(self) -> None:
+        """The server may not have been told of the end yet; the run must not pay for it."""
+        for status in (ExitStatus(code=1, oom=True), ExitStatus(code=1)):
+            play = self.play()
+            self.run_one(play, "ran")
+            play(ev.Exited("fn", handle("fn").id, status))
+            play.command(ev.RunAllocation(allocation("late")))
+            [late] = [each for each in play.reports if isinstance(each, AllocationEnded)]
+            self.assertEqual((late.outcome.reason, late.container_id), (FailureReason.CONTAINER_TERMINATED, "fn"))
+
     def test_a_crash_blames_the_one_that_ran_and_not_the_one_that_waited(self) -> None:
         play = self.play()
         self.run_one(play, "ran")

@@ -254,6 +254,35 @@ class AwaitedTests(QueueCase):
         self.assertEqual((told["function_call_id"], told["held_by"]), ("c1", f"f in {caller.container_id}"))
 
 
+class OtherFunctionsTests(QueueCase):
+    def test_a_function_without_a_container_gets_its_turn(self) -> None:
+        """On a machine that has room for one container, whose clients always have two runs under way."""
+        self.begin(cpus=1, queue_size=2)
+        self.deploy("f")
+        self.engine.applications.deploy("default", {**_calls("g", "g"), "name": "other"}, b"PK code")
+        self.invoked(2)
+        outstanding = self.allocations()
+        self.assertEqual(len(outstanding), 2)
+        other = self.engine.applications.invoke("default", "other", b"[1]", "application/json")
+        for _ in range(6):
+            if other.outcome is not None:
+                break
+            self.finish(completed(outstanding.pop(0), value=payload()))
+            self.invoke()
+            outstanding += self.allocations()
+        self.assertEqual(other.outcome, "success")
+
+    def test_where_nothing_can_be_started_nobody_is_told_of_one_too_many(self) -> None:
+        self.begin(cpus=1, queue_size=2)
+        self.engine.applications.deploy("default", _calls("main", "main", max_containers=1), b"PK code")
+        self.invoke()
+        caller = self.one()
+        with capturedLogs() as told:
+            self.invoked(2)
+            self.allocations()
+        self.assertFalse([each for each in told if "beyond max_containers" in str(each.get("log_format"))], caller)
+
+
 class EndTests(QueueCase):
     """What becomes of runs that wait in a container when it, its node or their request ends."""
 
@@ -305,6 +334,27 @@ class EndTests(QueueCase):
         self.peer.register(state(container.description, "running"), resources=host(cpus=8))
         again = [each.allocation_id for each in self.allocations()]
         self.assertEqual(again, [self.first.allocation_id, self.second.allocation_id])
+
+    def test_a_container_that_is_yet_to_be_adopted_gets_nothing_ahead(self) -> None:
+        """If its executor does not answer, all runs that were handed to it have failed to start."""
+        self.slow = True
+        self.finish(completed(self.second, value=payload()))
+        container = self.engine.world.containers[self.first.container_id]
+        self.peer.register(state(container.description, "pending"), resources=host(cpus=8))
+        self.assertEqual([each.allocation_id for each in self.allocations()], [self.first.allocation_id])
+        late = self.invoke()
+        self.assertEqual(self.allocations(), [])
+        self.peer.beat(started(container.id))
+        self.assertEqual(self.one().request_id, late.id)
+
+    def test_as_many_as_it_has_slots_had_begun(self) -> None:
+        self.begin(queue_size=2)
+        self.deploy("f", max_containers=1, max_concurrency=2, retry_policy={"max_retries": 0})
+        requests = [self.invoke() for _ in range(4)]
+        first = self.allocations()[0]
+        container = self.engine.world.containers[first.container_id]
+        self.peer.register(state(container.description, "terminated", "OOM"), resources=host(cpus=8))
+        self.assertEqual([each.outcome for each in requests], ["failure", "failure", None, None])
 
     def test_a_deleted_request_keeps_its_place_until_the_executor_tells_its_end(self) -> None:
         self.invoke()

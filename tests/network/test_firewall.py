@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import subprocess
 import sys
 import threading
 import unittest
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from attrs import evolve
@@ -20,6 +21,7 @@ from indexify_dataplane.network import presence
 from indexify_dataplane.network.chains import Dump, Endpoint, node_chain
 from indexify_dataplane.network.firewall import Firewall
 from indexify_dataplane.network.graves import members
+from indexify_dataplane.network.hooks import Hooks
 from indexify_dataplane.network.policy import Family, Surroundings
 from indexify_dataplane.network.tables import FirewallError, Namespace, Tables, find_namespace, find_tables
 
@@ -28,6 +30,10 @@ from .stage import BRIDGE, ELSEWHERE, HOST, METADATA, OUTSIDE, SUBNETS, Node, St
 FAR = Endpoint("02:42:00:00:00:77", {Family.IPV4: "10.99.0.2"})
 CLOSED = NetworkPolicy(allow_internet=False)
 DOCKER = "*filter\n:DOCKER-USER - [0:0]\n:DOCKER - [0:0]\n-I FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN\nCOMMIT\n"
+
+
+def refuse(*_: Any) -> bool:
+    raise FirewallError("the rules of INPUT cannot be read from the kernel: of a test")
 
 
 def free(places: Iterable[str]) -> dict[str, set[str]]:
@@ -52,6 +58,26 @@ class FailsInOneFamily:
         raise FirewallError("refused, for a test")
 
 
+class Meanwhile:
+    """Somebody else writes rules just after the node has looked, or has written."""
+
+    def __init__(self, tables: Tables, *, looked: Callable[[], None], wrote: Callable[[], None] = lambda: None) -> None:
+        self._tables = tables
+        self._looked, self._wrote = looked, wrote
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tables, name)
+
+    def dumps(self) -> Any:
+        found = self._tables.dumps()
+        self._looked()
+        return found
+
+    def restore(self, texts: Mapping[Family, str]) -> None:
+        self._tables.restore(texts)
+        self._wrote()
+
+
 class Rules:
     """Tests of one kind of iptables, on a host where Docker has made its chains."""
 
@@ -61,6 +87,7 @@ class Rules:
     assertNotIn: Any
     assertRaises: Any
     assertTrue: Any
+    patch: Any
     addCleanup: Any
 
     def setUp(self) -> None:
@@ -414,6 +441,87 @@ class Rules:
         for inside in self.stage.inside:
             self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
         self.assertEqual((self.firewall.repairs, self.firewall.check()), (1, []))
+
+    def unhook(self) -> None:
+        for family in ("iptables", "ip6tables"):
+            for chain in ("INPUT", "DOCKER-USER"):
+                with contextlib.suppress(RuntimeError):  # it is not there
+                    self.listed("-D", chain, "-j", node_chain("executor-1"), family=family)
+
+    def test_equal_rules_are_asked_for_all_the_same(self) -> None:
+        """A warm container is claimed, or one starts anew at the same place."""
+        self.apply(1, CLOSED)
+        self.firewall.protect("function-2", self.stage.endpoint(2))
+        self.unhook()
+        self.apply(1, CLOSED)
+        self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+        self.assertEqual(self.firewall.check(), [])
+        self.unhook()
+        self.firewall.protect("function-2", self.stage.endpoint(2))
+        self.assertEqual(self.firewall.check(), [])
+
+    def test_what_others_write_between_the_look_and_the_change_is_seen(self) -> None:
+        left = [3]
+
+        def looked() -> None:
+            left[0] -= 1
+            if left[0] >= 0:
+                self.unhook()
+
+        self.apply(1, CLOSED)
+        tables = self.firewall._tables
+        self.firewall._tables = cast(Tables, Meanwhile(tables, looked=looked))
+        self.unhook()
+        try:
+            self.apply(2, CLOSED)
+        except FirewallError:
+            self.assertEqual(self.kind, "legacy", "refused by the kernel, and then not started")
+            self.firewall._tables = tables
+            self.apply(2, CLOSED)
+        for inside in self.stage.inside:
+            self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+        self.firewall._tables = tables
+        self.assertEqual(self.firewall.check(), [])
+
+    def test_it_is_refused_where_others_never_stop(self) -> None:
+        if self.kind == "legacy":
+            raise unittest.SkipTest("legacy iptables cannot be asked")
+        tables = self.firewall._tables
+        self.firewall._tables = cast(Tables, Meanwhile(tables, looked=lambda: None, wrote=self.unhook))
+        with self.assertRaisesRegex(FirewallError, "does not stay first"):
+            self.apply(1, CLOSED)
+        self.firewall._tables = tables
+        self.apply(1, CLOSED)
+        self.assert_reach(self.stage.inside[0], shut([*OUTSIDE, *HOST]))
+
+    def test_where_the_kernel_does_not_answer_nothing_starts(self) -> None:
+        if self.kind == "legacy":
+            raise unittest.SkipTest("legacy iptables cannot be asked")
+        self.patch(Hooks, "lead", refuse)
+        with self.assertRaisesRegex(FirewallError, "cannot be read"):
+            self.apply(1, CLOSED)
+        with self.assertRaisesRegex(FirewallError, "cannot be read"):
+            self.apply(1, CLOSED)
+
+    def test_a_node_that_may_not_ask_puts_its_hooks_first_with_each_change(self) -> None:
+        self.patch(Hooks, "lead", refuse)
+        self.again()
+        self.apply(1, CLOSED)
+        for chain in ("INPUT", "DOCKER-USER"):
+            self.listed("-I", chain, "1", "-j", "ACCEPT")
+        self.apply(2, CLOSED)
+        for inside in self.stage.inside:
+            self.assert_reach(inside, shut([*OUTSIDE, *HOST]))
+
+    def test_nothing_is_written_after_the_end(self) -> None:
+        self.apply(1, CLOSED)
+        self.firewall.close()
+        for change in (
+            lambda: self.apply(2, CLOSED), lambda: self.apply(1, CLOSED), lambda: self.apply(1, None),
+            lambda: self.firewall.remove("sandbox-1-abcdefghijk"),
+        ):  # fmt: skip
+            with self.assertRaisesRegex(FirewallError, "closed"):
+                change()
 
     def test_rules_of_nobody_in_the_node_s_chains_are_found(self) -> None:
         self.apply(1, CLOSED)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 import unittest
+from typing import Any, cast
 from unittest import TestCase
 
 from indexify_dataplane.network.hooks import Hooks
@@ -107,11 +110,58 @@ class TheFirstRule(TestCase):
             done.set()
             other.join()
 
-    def test_a_socket_that_is_gone_is_an_error(self) -> None:
-        self.hooks.close()
-        self.hooks.close()
-        with self.assertRaisesRegex(FirewallError, "INPUT cannot be read from the kernel"):
+    def test_after_a_question_that_failed_the_next_is_answered(self) -> None:
+        many = "".join(f"-A INPUT -s 10.{n >> 8}.{n & 255}.1 -j ACCEPT\n" for n in range(4000))
+        self.put(f"-A INPUT -j {NODE}\n{many}")
+        asked = self.hooks._socket
+        assert asked is not None
+
+        class GivesUp:
+            """As when the kernel tells more than the socket holds, after the first part of the answer."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(asked, name)
+
+            def recv(self, size: int) -> bytes:
+                asked.recv(size)
+                raise OSError(errno.ENOBUFS, "No buffer space available")
+
+        self.hooks._socket = cast(socket.socket, GivesUp())
+        with self.assertRaisesRegex(FirewallError, "INPUT cannot be read from the kernel.*No buffer space"):
             self.leads("INPUT")
+        self.assertTrue(self.leads("INPUT"))
+
+    def test_an_answer_that_was_interrupted_is_asked_for_again(self) -> None:
+        self.put(f"-A INPUT -j {NODE}\n")
+        asked = self.hooks._socket
+        assert asked is not None
+        left = [2]
+
+        class Interrupted:
+            """The kernel says that the rules were changed while it told them."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(asked, name)
+
+            def recv(self, size: int) -> bytes:
+                data = bytearray(asked.recv(size))
+                if left[0]:
+                    left[0] -= 1
+                    data[6] |= 0x10
+                    data[16:] = bytes(len(data) - 16)
+                return bytes(data)
+
+        self.hooks._socket = cast(socket.socket, Interrupted())
+        self.assertTrue(self.leads("INPUT"))
+        left[0] = 1000
+        with self.assertRaisesRegex(FirewallError, "others change them all the time"):
+            self.leads("INPUT")
+
+    def test_a_closed_one_opens_again(self) -> None:
+        self.put(f"-A INPUT -j {NODE}\n")
+        self.hooks.close()
+        self.hooks.close()
+        self.assertTrue(self.leads("INPUT"))
 
 
 if __name__ == "__main__":

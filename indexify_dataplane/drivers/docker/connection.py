@@ -76,18 +76,32 @@ def connect(address: str | None, environ: Mapping[str, str] = os.environ) -> Any
     if local:
         # Proxies and netrc have no meaning on a socket file, and looking for them costs every call.
         client.trust_env = False
-        client.mount(
-            "http+docker://", _SocketFile(f"http+{chosen['base_url']}", REQUEST_SECONDS, max_pool_size=CONNECTIONS)
-        )
+        adapter = _SocketFile(f"http+{chosen['base_url']}", REQUEST_SECONDS, max_pool_size=CONNECTIONS)
+        client.get_adapter("http+docker://").close()
+        client.mount("http+docker://", adapter)
     return client
 
 
 class _SocketFile(UnixHTTPAdapter):  # type: ignore[misc]
     """One pool of connections for the engine. docker-py has one for each URL, hence a new connection for nearly every
-    call: a third of what a call costs."""
+    call: a third of what a call costs. Streams keep to connections of their own: who breaks one off shuts its socket
+    down, which must not be another call's by then."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._streams = UnixHTTPAdapter(*args, **options)
+
+    def send(self, request: Any, stream: bool = False, **options: Any) -> Any:
+        if stream:
+            return self._streams.send(request, stream=True, **options)
+        return super().send(request, **options)
 
     def get_connection(self, url: str, proxies: Any = None) -> Any:
         return super().get_connection(self.socket_path, proxies)
+
+    def close(self) -> None:
+        super().close()
+        self._streams.close()
 
 
 def facts(client: Any) -> EngineFacts:
