@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.logger import LogLevel, capturedLogs
 
-from indexify_dataplane.devserver.crowding import is_awaited
+from indexify_dataplane.devserver.crowding import is_awaited, is_stuck
 from indexify_dataplane.wireproto import executor_api_pb2 as pb
 
 from .peer import Peer, completed, failed, failure, host, make_engine, payload, started, state, terminated
@@ -141,6 +141,18 @@ class AwaitedTests(QueueCase):
         self.finish(completed(first, value=payload()))
         self.assertEqual(self.one().function_call_id, "c2")
 
+    def test_a_caller_that_was_called_off_waits_for_nothing(self) -> None:
+        self.engine.applications.deploy("default", _calls("main", "wide", max_containers=1), b"PK code")
+        self.invoke()
+        main = self.one()
+        self.log(main, plan("c1", call("c1", "wide")))
+        self.one()
+        container = self.engine.world.containers[main.container_id]
+        self.assertTrue(is_stuck(container))
+        self.engine.applications.delete_request("default", "app", main.request_id)
+        self.assertIn(main.allocation_id, container.allocations)
+        self.assertFalse(is_stuck(container))
+
     def test_a_call_whose_caller_is_tried_again_is_not_handed_ahead(self) -> None:
         self.engine.applications.deploy("default", _calls("main", "wide", max_containers=1), b"PK code")
         self.invoked(3)
@@ -271,16 +283,6 @@ class OtherFunctionsTests(QueueCase):
             self.invoke()
             outstanding += self.allocations()
         self.assertEqual(other.outcome, "success")
-
-    def test_where_nothing_can_be_started_nobody_is_told_of_one_too_many(self) -> None:
-        self.begin(cpus=1, queue_size=2)
-        self.engine.applications.deploy("default", _calls("main", "main", max_containers=1), b"PK code")
-        self.invoke()
-        caller = self.one()
-        with capturedLogs() as told:
-            self.invoked(2)
-            self.allocations()
-        self.assertFalse([each for each in told if "beyond max_containers" in str(each.get("log_format"))], caller)
 
 
 class EndTests(QueueCase):

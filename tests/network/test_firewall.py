@@ -471,7 +471,7 @@ class Rules:
         self.apply(1, CLOSED)
         tables = self.firewall._tables
         self.firewall._tables = cast(Tables, Meanwhile(tables, looked=looked))
-        self.unhook()
+        self.firewall._written = None  # as after a change that has failed
         try:
             self.apply(2, CLOSED)
         except FirewallError:
