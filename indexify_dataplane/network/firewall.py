@@ -293,7 +293,7 @@ class Firewall:
         return {family: {held.chain: held.rules[family]} for family in held.entries if family in held.rules}
 
     def _leads(self) -> bool:
-        """Whether the chain of the node is asked first, after a change that would put it there. Raises FirewallError."""
+        """Whether the node is asked first, after a change that would put it there. Raises FirewallError."""
         return self._hooks is None or self._hooks.lead(self._places, node_chain(self._executor_id))
 
     def _write(
